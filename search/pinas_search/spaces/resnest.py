@@ -1,0 +1,123 @@
+"""The Π-NAS spaces: a ResNet with one of four split-attention blocks at each position (paper section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import timm
+import torch
+from pinas_models import BLOCK_CHOICES, PinasNet
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from .base import Cost, CostTable, Space
+
+__all__ = ['ResNeStSpace', 'mini', 'resnest50']
+
+
+@dataclass(frozen=True)
+class ResNeStSpace(Space):
+    """A ResNet shape of which every block is one of the four candidates.
+
+    Attributes:
+        name: Short name.
+        architecture: timm name of the networks; takes ``choices``.
+        layers: Blocks per stage.
+        image_size: Side of the square images that costs are counted for, in pixels.
+        num_classes: Classes of the head that costs are counted with.
+    """
+
+    name: str
+    architecture: str
+    layers: tuple[int, ...]
+    image_size: int
+    num_classes: int
+
+    @property
+    def num_choices(self) -> tuple[int, ...]:  # type: ignore[override]
+        """Number of choices at each position: four everywhere."""
+        return (len(BLOCK_CHOICES),) * sum(self.layers)
+
+    @property
+    def block_names(self) -> tuple[str, ...]:
+        """Module name of the block at each position, ``layer1.0`` and so on."""
+        return tuple(f'layer{s + 1}.{b}' for s, depth in enumerate(self.layers) for b in range(depth))
+
+    def build(
+        self,
+        path: Sequence[int],
+        *,
+        num_classes: int | None = None,
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        zero_init_last: bool = False,
+        device: torch.device | str | None = None,
+    ) -> PinasNet:
+        """Build the stand-alone network of a path with fresh weights.
+
+        Args:
+            path: The path.
+            num_classes: Classes of the head; the space's own if None, no head if 0.
+            drop_rate: Dropout before the classifier.
+            drop_path_rate: Stochastic depth of the last block.
+            zero_init_last: Zero the last BN of every block.
+            device: Where the parameters are created.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        return timm.create_model(
+            self.architecture,
+            choices=self.validate(path),
+            num_classes=self.num_classes if num_classes is None else num_classes,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+            zero_init_last=zero_init_last,
+            device=device,
+        )
+
+    def _measure_costs(self) -> CostTable:
+        # One network per choice holds every (position, choice) once; costs add up because a block's output shape does not
+        # depend on its choice. The meta device counts without computing.
+        params = np.zeros((self.num_positions, len(BLOCK_CHOICES)), dtype=np.int64)
+        macs = np.zeros_like(params)
+        for choice in range(len(BLOCK_CHOICES)):
+            model = self.build((choice,) * self.num_positions, device='meta').eval()
+            counter = FlopCounterMode(display=False)
+            with counter:
+                model(torch.empty(1, 3, self.image_size, self.image_size, device='meta'))
+            counts = {name: sum(flops.values()) // 2 for name, flops in counter.get_flop_counts().items()}
+            for position, name in enumerate(self.block_names):
+                params[position, choice] = _count_params(model.get_submodule(name))
+                macs[position, choice] = counts[f'{type(model).__name__}.{name}']
+        fixed = Cost(
+            params=_count_params(model) - int(params[:, choice].sum()),
+            macs=counts['Global'] - int(macs[:, choice].sum()),
+        )
+        return CostTable(fixed, params, macs)
+
+
+def _count_params(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def resnest50(image_size: int = 224, num_classes: int = 1000) -> ResNeStSpace:
+    """The paper's space: ResNet-50's 16 blocks, 4^16 = 4,294,967,296 networks.
+
+    Args:
+        image_size: Side of the images that costs are counted for, in pixels.
+        num_classes: Classes of the head that costs are counted with.
+    """
+    return ResNeStSpace('resnest50', 'pinas_subnet', (3, 4, 6, 3), image_size, num_classes)
+
+
+def mini(image_size: int = 32, num_classes: int = 10) -> ResNeStSpace:
+    """A space for laptops: ``pinas_mini``, 8 blocks, 4^8 = 65,536 networks for 32-pixel images.
+
+    Args:
+        image_size: Side of the images that costs are counted for, in pixels.
+        num_classes: Classes of the head that costs are counted with.
+    """
+    return ResNeStSpace('mini', 'pinas_mini', (2, 2, 2, 2), image_size, num_classes)
