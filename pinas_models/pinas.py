@@ -283,9 +283,7 @@ def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[s
 
 
 def _create_pinas(variant: str, pretrained: bool = False, **kwargs: Any) -> PinasNet:
-    return build_model_with_cfg(
-        PinasNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs
-    )
+    return build_model_with_cfg(PinasNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -306,13 +304,15 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
     }
 
 
-default_cfgs = generate_default_cfgs({
-    'pinas_cls.in1k': _cfg(),
-    'pinas_trans.untrained': _cfg(),
-    'pinas_resnest50.untrained': _cfg(),
-    'pinas_subnet.untrained': _cfg(),
-    'pinas_mini.untrained': _cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(2, 2), crop_pct=1.0),
-})
+default_cfgs = generate_default_cfgs(
+    {
+        'pinas_cls.in1k': _cfg(),
+        'pinas_trans.untrained': _cfg(),
+        'pinas_resnest50.untrained': _cfg(),
+        'pinas_subnet.untrained': _cfg(),
+        'pinas_mini.untrained': _cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(2, 2), crop_pct=1.0),
+    }
+)
 
 
 @register_model

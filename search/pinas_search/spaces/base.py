@@ -10,6 +10,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+
 from pinas_models.choices import Path, parse_choices
 
 __all__ = ['Cost', 'CostTable', 'Limits', 'Path', 'Space']
@@ -115,7 +116,9 @@ class Space(ABC):
         checked = parse_choices(path, self.num_positions, max(self.num_choices))
         for position, (choice, m) in enumerate(zip(checked, self.num_choices, strict=True)):
             if choice >= m:
-                raise ValueError(f'choices[{position}] is {choice}; position {position} of {self.name} allows 0..{m - 1}')
+                raise ValueError(
+                    f'choices[{position}] is {choice}; position {position} of {self.name} allows 0..{m - 1}'
+                )
         return checked
 
     def encode(self, path: Sequence[int]) -> str:

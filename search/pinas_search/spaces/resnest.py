@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 import timm
 import torch
-from pinas_models import BLOCK_CHOICES, PinasNet
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from pinas_models import BLOCK_CHOICES, PinasNet
 
 from .base import Cost, CostTable, Space
 
