@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 __all__ = [
     'Config',
@@ -11,7 +11,6 @@ __all__ = [
     'EvaluateConfig',
     'LearnConfig',
     'LinearConfig',
-    'PinasConfig',
     'RetrainConfig',
     'SearchConfig',
     'ViewConfig',
@@ -79,53 +78,36 @@ def plain_views() -> ViewConfig:
 
 
 @dataclass(frozen=True)
-class PinasConfig:
-    """Switches of the Π-NAS method; the defaults are the authors' code. See ``pinas_search.methods.pinas.SupernetPi``."""
-
-    queue_size: int = 49152
-    feature_dim: int = 128
-    momentum: float = 0.999
-    temperature: float = 0.2
-    cross_path: bool = True
-    mean_teacher: bool = True
-    negatives: bool = True
-    path_pairs: Literal['disjoint', 'independent'] = 'disjoint'
-    ema: Literal['per_path', 'shared_once', 'all_once'] = 'per_path'
-    copy_bn_buffers: bool = False
-    renormalize_keys: bool = False
-
-
-@dataclass(frozen=True)
 class LearnConfig:
     """Supernet learning.
 
     Attributes:
-        method: How the supernet is trained.
+        method: How the supernet is trained: a module of ``pinas_search.methods`` or any importable module like them.
+        options: Options of the method, see the ``Options`` class of its module.
         downsample_share: All candidates of a position share the module of the shortcut (paper Table 7, DS).
         epochs: Passes over the training images.
         max_steps: Stop after this many steps (for trying out); None means all epochs.
         batch_size: Images per step.
-        lr: Learning rate at the start; cosine to 0, changed once per epoch.
+        lr: Learning rate at the start.
+        schedule: How the learning rate falls to 0, once per epoch.
         momentum: Momentum of SGD.
-        weight_decay: Weight decay of SGD, on all parameters.
-        label_smoothing: For methods that learn from labels.
+        weight_decay: Weight decay of SGD.
         checkpoint_seconds: Time between checkpoints.
-        views: Random views of the images.
-        pinas: Switches of Π-NAS.
+        views: Random views of the images; those of the method if None.
     """
 
-    method: Literal['pinas', 'spos'] = 'pinas'
+    method: str = 'pinas'
+    options: dict[str, Any] = field(default_factory=dict)
     downsample_share: bool = True
     epochs: int = 100
     max_steps: int | None = None
     batch_size: int = 192
     lr: float = 0.03
     momentum: float = 0.9
+    schedule: Literal['cosine', 'linear'] = 'cosine'
     weight_decay: float = 1e-4
-    label_smoothing: float = 0.1
     checkpoint_seconds: float = 60.0
-    views: ViewConfig = field(default_factory=ViewConfig)
-    pinas: PinasConfig = field(default_factory=PinasConfig)
+    views: ViewConfig | None = None
 
 
 @dataclass(frozen=True)

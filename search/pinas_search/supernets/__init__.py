@@ -1,0 +1,5 @@
+"""Weight-sharing networks over a space."""
+
+from .resnest import ResNeStSupernet
+
+__all__ = ['ResNeStSupernet']

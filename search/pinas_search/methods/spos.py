@@ -1,0 +1,90 @@
+"""SPOS: single path one-shot, uniform sampling (Guo et al., ECCV 2020, "Single Path One-Shot NAS")."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..config import ViewConfig, plain_views
+from ..spaces import Path
+from ..supernets import ResNeStSupernet
+from .base import Method
+
+__all__ = ['Options', 'Spos', 'create']
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of SPOS.
+
+    Attributes:
+        label_smoothing: Label smoothing of the cross entropy.
+    """
+
+    label_smoothing: float = 0.1
+
+
+class Spos(Method):
+    """A uniform path per step, cross entropy with labels. Blocks off the path get no gradient, momentum or decay."""
+
+    num_views = 1
+    decay_all = False  # the original decays neither BN nor biases
+
+    def __init__(self, supernet: ResNeStSupernet, num_classes: int, *, label_smoothing: float = 0.1) -> None:
+        """Add a classifier to a supernet.
+
+        Args:
+            supernet: The supernet; it is trained in place.
+            num_classes: Classes.
+            label_smoothing: Label smoothing of the cross entropy.
+        """
+        super().__init__()
+        self.network = supernet
+        self.fc = nn.Linear(supernet.num_features, num_classes)
+        self.label_smoothing = label_smoothing
+
+    @property
+    def supernet(self) -> ResNeStSupernet:
+        """The supernet."""
+        return self.network
+
+    def default_views(self) -> ViewConfig:
+        """Random crop and flip."""
+        return plain_views()
+
+    def sample_paths(self, generator: torch.Generator) -> tuple[Path, ...]:
+        """Draw one path uniformly."""
+        return (self.network.space.sample(generator),)
+
+    def training_step(
+        self, views: torch.Tensor, paths: tuple[Path, ...], labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Cross entropy of one path.
+
+        Args:
+            views: Normalised images [1, N, 3, H, W].
+            paths: The path.
+            labels: Classes [N], int64.
+
+        Returns:
+            The loss.
+
+        Raises:
+            ValueError: If there are no labels.
+        """
+        if labels is None:
+            raise ValueError('SPOS learns from labels, pass them to training_step')
+        logits = self.fc(self.network(views[0], paths[0]).mean((2, 3)))
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+    def scoring_head(self) -> nn.Linear:
+        """The classifier that was trained with the supernet."""
+        return self.fc
+
+
+def create(supernet: ResNeStSupernet, options: Options, num_classes: int) -> Spos:
+    """Build the method for the learning stage."""
+    return Spos(supernet, num_classes, label_smoothing=options.label_smoothing)

@@ -1,0 +1,160 @@
+"""The weight-sharing network over a ResNeSt space: every position holds its four candidate blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from pinas_models import PinasNet
+
+from ..spaces import Path, ResNeStSpace
+
+__all__ = ['ResNeStSupernet']
+
+
+class ResNeStSupernet(nn.Module):
+    """All networks of a space in one (paper section 3.1; the authors' ``SuperResNet``).
+
+    All paths share the stem and, with ``downsample_share``, the shortcut module of each stage. Everything else, every batch
+    norm included, belongs to one candidate. Parameter names are the authors': ``layer{s}.{b}.{choice}.<name in the network>``.
+    The authors list a shared shortcut once under each candidate; here the state dict has it once, under candidate 0, and
+    loading takes both forms.
+    """
+
+    def __init__(self, space: ResNeStSpace, *, downsample_share: bool = True) -> None:
+        """Draw fresh weights: Kaiming normal, and zero gammas in the last BN of every block (the authors' supernet).
+
+        Args:
+            space: The space.
+            downsample_share: Share the shortcut module of a stage between its candidates (paper Table 7, DS).
+        """
+        super().__init__()
+        self.space = space
+        self.downsample_share = downsample_share
+        num_choices = space.num_choices[0]
+        # The stand-alone networks supply the blocks, so a candidate cannot differ from the block it stands for.
+        networks = [
+            space.build((choice,) * space.num_positions, num_classes=0, zero_init_last=True)
+            for choice in range(num_choices)
+        ]
+        self.conv1, self.bn1, self.act1 = networks[0].conv1, networks[0].bn1, networks[0].act1
+        self.maxpool = networks[0].maxpool
+        self.num_features = networks[0].num_features
+        for stage in range(len(space.layers)):
+            stages = [network.get_submodule(f'layer{stage + 1}') for network in networks]
+            if downsample_share:
+                for blocks in stages:
+                    blocks[0].downsample = stages[0][0].downsample
+            self.add_module(f'layer{stage + 1}', nn.ModuleList(nn.ModuleList(blocks) for blocks in zip(*stages)))
+        self._blocks = [self.get_submodule(name) for name in space.block_names]
+        self.register_state_dict_post_hook(_drop_aliases)
+        self.register_load_state_dict_pre_hook(_expand_aliases)
+
+    def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
+        """Run one network; only its blocks are computed.
+
+        Args:
+            x: Images [N, 3, H, W].
+            path: One choice per position.
+
+        Returns:
+            The last feature map, [N, 2048, H / 32, W / 32] in the paper's space.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
+        for blocks, choice in zip(self._blocks, path, strict=True):
+            x = blocks[choice](x)
+        return x
+
+    def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
+        """The modules that hold weights of a path: the stem, then its blocks (the first of a stage with its shortcut)."""
+        path = self.space.validate(path)
+        return [self.conv1, self.bn1, *(blocks[c] for blocks, c in zip(self._blocks, path, strict=True))]
+
+    def shared_modules(self) -> list[nn.Module]:
+        """The modules that every path has: the stem and, when they are shared, the shortcuts."""
+        stages = range(1, len(self.space.layers) + 1) if self.downsample_share else ()
+        return [self.conv1, self.bn1, *(self.get_submodule(f'layer{stage}.0.0.downsample') for stage in stages)]
+
+    def extract(self, path: Sequence[int], classifier: nn.Linear | None = None) -> PinasNet:
+        """Build the stand-alone timm model of a path with the weights that it has here.
+
+        Args:
+            path: The path.
+            classifier: Head to inherit; no head if None.
+
+        Returns:
+            A model whose feature maps equal the supernet's, bit for bit in eval mode.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        weight = self.bn1.weight
+        model = self.space.build(path, num_classes=0 if classifier is None else classifier.out_features, device=weight.device)
+        state = self._path_state(path)
+        if classifier is not None:
+            state |= {f'fc.{name}': tensor for name, tensor in classifier.state_dict().items()}
+        model.to(weight.dtype).load_state_dict(state)
+        return model.train(self.training)
+
+    def _path_state(self, path: Path) -> dict[str, torch.Tensor]:
+        """State dict of a path under the names of the stand-alone network."""
+        modules = {'conv1': self.conv1, 'bn1': self.bn1}
+        modules |= {
+            name: blocks[choice] for name, blocks, choice in zip(self.space.block_names, self._blocks, path, strict=True)
+        }
+        return {f'{prefix}.{name}': t for prefix, module in modules.items() for name, t in module.state_dict().items()}
+
+
+def _aliases(supernet: ResNeStSupernet, prefix: str) -> dict[str, str]:
+    """Further names of the shared shortcuts -> the name of candidate 0, both with ``prefix``."""
+    if not supernet.downsample_share:
+        return {}
+    aliases = {}
+    for stage in range(len(supernet.space.layers)):
+        first = f'{prefix}layer{stage + 1}.0.'
+        # Entries of the shared module, found by name: a module's own state_dict() would run the hooks again.
+        names = [n for n, _ in supernet.get_submodule(f'layer{stage + 1}.0.0.downsample').named_parameters()]
+        names += [n for n, _ in supernet.get_submodule(f'layer{stage + 1}.0.0.downsample').named_buffers()]
+        for choice in range(1, supernet.space.num_choices[0]):
+            aliases |= {f'{first}{choice}.downsample.{name}': f'{first}0.downsample.{name}' for name in names}
+    return aliases
+
+
+def _drop_aliases(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+    """State-dict hook: store what is shared once (safetensors refuses shared tensors)."""
+    if isinstance(module, ResNeStSupernet):
+        for alias in _aliases(module, prefix):
+            state_dict.pop(alias, None)
+
+
+def _expand_aliases(
+    module: nn.Module,
+    state_dict: dict[str, Any],
+    prefix: str,
+    local_metadata: dict[str, Any],
+    strict: bool,
+    missing_keys: list[str],
+    unexpected_keys: list[str],
+    error_msgs: list[str],
+) -> None:
+    """Load hook: accept the shared shortcuts under one name or under all of them, if the values agree."""
+    if not isinstance(module, ResNeStSupernet):
+        return
+    for alias, name in _aliases(module, prefix).items():
+        if name not in state_dict:
+            continue
+        if alias not in state_dict:
+            state_dict[alias] = state_dict[name]
+        elif not torch.equal(state_dict[alias], state_dict[name]):
+            error_msgs.append(
+                f'{alias} and {name} are one shared tensor here but differ in the checkpoint: '
+                'it was trained without sharing the shortcuts, build the supernet with downsample_share=False'
+            )
