@@ -74,19 +74,20 @@ def parse_choices(choices: str | Sequence[int], num_positions: int, num_choices:
     """
     allowed = f'a choice is an integer 0..{num_choices - 1}'
     expected = f'a string of {num_positions} digits or a sequence of {num_positions} integers'
+    items: object = choices
     if isinstance(choices, str):
-        items: list[object] = [int(c) if c.isascii() and c.isdigit() else c for c in choices]
-    else:
-        try:
-            items = list(choices)
-        except TypeError:
-            raise ValueError(f'choices must be {expected}, got {type(choices).__name__} {choices!r}') from None
+        items = [int(c) if c.isascii() and c.isdigit() else c for c in choices]
+    elif hasattr(choices, 'tolist'):  # a numpy array or torch tensor
+        items = choices.tolist()
+    # An iterator can be read only once and a set has no order: neither can be recorded with the model.
+    if not isinstance(items, Sequence):
+        raise ValueError(f'choices must be {expected}, got {type(choices).__name__} {choices!r}')
     path = []
     for position, item in enumerate(items):
         # numpy and torch integers count as integers; bool and float do not, because they are nearly always a mistake.
-        if isinstance(item, bool) or not hasattr(item, '__index__'):
+        value = item.tolist() if hasattr(item, 'tolist') else item
+        if isinstance(value, bool) or not isinstance(value, int):
             raise ValueError(f'choices[{position}] is {item!r}; {allowed} ({expected})')
-        value = item.__index__()
         if not 0 <= value < num_choices:
             raise ValueError(f'choices[{position}] is {value}; {allowed} ({expected})')
         path.append(value)

@@ -3,10 +3,11 @@
 Paper: `Pi-NAS: Improving Neural Architecture Search by Reducing Supernet Training Consistency Shift`
     - https://arxiv.org/abs/2108.09671 (ICCV 2021)
 
-The networks follow the authors' evaluation code (PyTorch-Encoding fork), re-implemented on timm's ``ResNet``. Parameter names
-are the authors' classification names, which are also those of timm's ``resnest50d``. Three things differ from timm's ResNeSt
-and are why this module has a bottleneck of its own: the width of the attention is not rounded, a dilated stage keeps its
-average pool (``dilation_rule``), and stochastic depth drops the residual branch instead of the block's input.
+The networks follow the authors' evaluation code (PyTorch-Encoding fork), re-implemented on timm's ``ResNet``. Parameter
+names are the authors' classification names, which are also those of timm's ``resnest50d``. Three things differ from
+timm's ResNeSt and are why this module has a bottleneck of its own: the width of the attention is not rounded, a dilated
+stage keeps its average pool (``dilation_rule``), and stochastic depth drops the residual branch instead of the block's
+input.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ STEM_STRIDES = (1, 2, 4)
 
 
 class PinasBottleneck(nn.Module):
-    """Bottleneck with a split-attention 3x3 convolution, also at radix 1 (network facts: no ``bn2``, no ReLU after it).
+    """Bottleneck with a split-attention 3x3 convolution, also at radix 1 (so no ``bn2`` and no ReLU after it).
 
     Order: 1x1, BN, ReLU, split attention, average pool (``avd``), 1x1, BN, + shortcut, ReLU.
     """
@@ -103,8 +104,9 @@ class PinasBottleneck(nn.Module):
 
     def zero_init_last(self) -> None:
         """Zero the last BN's gamma, so that the block starts as its shortcut (the supernet's initialisation)."""
-        if getattr(self.bn3, 'weight', None) is not None:
-            nn.init.zeros_(self.bn3.weight)
+        weight = getattr(self.bn3, 'weight', None)
+        if weight is not None:
+            nn.init.zeros_(weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map [N, inplanes, H, W] to [N, 4 * planes, H / stride, W / stride]."""
@@ -131,7 +133,7 @@ class _StageBlocks:
     expansion = PinasBottleneck.expansion
 
     def __init__(self, choices: Sequence[int], encoding_avd: bool) -> None:
-        self.choices = iter(choices)
+        self.choices = enumerate(choices)
         self.encoding_avd = encoding_avd
 
     def __call__(
@@ -139,7 +141,7 @@ class _StageBlocks:
         inplanes: int,
         planes: int,
         stride: int,
-        downsample: nn.Module | None,
+        downsample: nn.Sequential | None,
         *,
         reduce_first: int,
         cardinality: int,
@@ -151,16 +153,17 @@ class _StageBlocks:
     ) -> PinasBottleneck:
         # Only the first block of layer2..4 keeps the pool. The width comes from the choice, not from cardinality and
         # base_width; first_dilation, not dilation, is the convolution's: timm and the authors agree on 1/2 and 2/4.
-        is_first = self.encoding_avd and downsample is not None
-        if is_first and stride == 1:
-            # Encoding rule: a dilated shortcut is not pooled. timm would put AvgPool2dSame(2, 1) here, half a pixel off.
-            downsample[0] = nn.Identity()  # type: ignore[index]
+        index, choice = next(self.choices)
+        is_first = self.encoding_avd and index == 0
+        if is_first and stride == 1 and downsample is not None:
+            # A dilated shortcut is not pooled. timm would put AvgPool2dSame(2, 1) here, half a pixel off.
+            downsample[0] = nn.Identity()
         return PinasBottleneck(
             inplanes,
             planes,
             stride,
             downsample,
-            choice=BLOCK_CHOICES[next(self.choices)],
+            choice=BLOCK_CHOICES[choice],
             keep_avd=is_first,
             first_dilation=first_dilation,
             **block_args,
@@ -170,8 +173,8 @@ class _StageBlocks:
 class PinasNet(ResNet):
     """A network of the Π-NAS space as a timm model.
 
-    Everything that timm expects of a model (features, pruning, classifier, checkpointing, scripting) comes from ``ResNet``;
-    this class chooses the blocks, the dilation rule and the stem.
+    Everything that timm expects of a model (features, pruning, classifier, checkpointing, scripting) comes from
+    ``ResNet``; this class chooses the blocks, the dilation rule and the stem.
     """
 
     def __init__(
@@ -202,7 +205,7 @@ class PinasNet(ResNet):
             layers: Blocks per stage.
             num_classes: Classes of the head; 0 gives pooled features.
             in_chans: Input channels.
-            output_stride: Stride of the last feature map in pixels; ``8 * stem_stride`` (None), or a half or a quarter of it.
+            output_stride: Pixels per step of the last feature map: ``8 * stem_stride`` (None), its half or its quarter.
             global_pool: Pooling of timm's classifier.
             dilation_rule: ``'encoding'`` is the authors' rule for strides below the largest, the only one their dense
                 weights were trained with; ``'timm'`` is the rule of timm's ResNet. Equal at the largest stride.
@@ -341,7 +344,7 @@ def pinas_subnet(pretrained: bool = False, *, choices: str | Sequence[int], **kw
 
 @register_model
 def pinas_mini(pretrained: bool = False, **kwargs: Any) -> PinasNet:
-    """A small member of the family for 32-pixel images: 2-2-2-2 blocks, 16 to 128 planes, any path of 8 digits (4^8)."""
+    """A small member of the family for 32-pixel images: 2-2-2-2 blocks, 16 to 128 planes, any of 4^8 paths."""
     model_args = dict(
         choices=(1,) * 8, layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_width=8, stem_stride=2, num_classes=10
     )

@@ -23,13 +23,16 @@ class DataConfig:
 
     Attributes:
         source: ``digits`` (scikit-learn's 1,797 scanned digits, built in), ``folder`` (a folder or tar of class folders), or
-            any dataset name that ``timm.data.create_dataset`` knows (``torch/cifar10``, ``hfds/...``, ``wds/...``).
+            any name of a data set with random access that ``timm.data.create_dataset`` knows (``torch/cifar10``,
+            ``hfds/...``).
         root: Folder or tar file; not used by ``digits``.
         train_split: Name of the training split, as timm's ``create_dataset`` takes it.
         test_split: Name of the test split; empty: there is none, and accuracies are measured on the held-out images.
         image_size: Side of the images that the networks see, in pixels.
         held_out_per_class: Training images per class that the search scores candidates on and nothing else sees.
-        in_memory: Keep the decoded images in memory; ``auto`` does so up to 2 GiB.
+        in_memory: Keep the decoded images in memory; ``auto`` does so up to 2 GiB. Images that do not have
+            ``image_size`` are scaled first (short side to 8/7 of it), so random crops are less sharp than from the
+            files; centre crops are the same.
         workers: Processes that decode images when they do not stay in memory.
         mean: Mean of the channels, in 0..1.
         std: Standard deviation of the channels, in 0..1.

@@ -1,0 +1,113 @@
+"""Forward time of ``pinas_resnest50`` against timm's ``resnest50d``: the same network, the same weights, in eval mode.
+
+The outputs are compared before anything is timed. The two networks run alternately, so that a busy machine slows both.
+"""
+
+import argparse
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import timm
+import torch
+from torch import nn
+
+import pinas_models  # noqa: F401 - registers the models
+
+
+def cpu_name() -> str:
+    """The processor's name where Linux tells it."""
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text(encoding='utf-8').splitlines() if cpuinfo.exists() else []
+    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
+
+
+def build(batch_size: int, size: int, channels_last: bool, device: str) -> tuple[nn.Module, nn.Module, torch.Tensor]:
+    """Both networks with equal weights, and an input that they give equal outputs for.
+
+    Args:
+        batch_size: Images per batch.
+        size: Side of the images in pixels.
+        channels_last: Use the channels-last memory format.
+        device: Where to run.
+
+    Returns:
+        timm's network, ours, the input.
+
+    Raises:
+        SystemExit: If the outputs differ.
+    """
+    torch.manual_seed(0)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    theirs = timm.create_model('resnest50d', zero_init_last=False)
+    ours = timm.create_model('pinas_resnest50')
+    ours.load_state_dict(theirs.state_dict(), strict=True)
+    theirs, ours = (m.eval().to(device, memory_format=memory_format) for m in (theirs, ours))
+    x = torch.randn(batch_size, 3, size, size).to(device, memory_format=memory_format)
+    expected, actual = theirs(x), ours(x)
+    difference = ((actual - expected).abs().max() / expected.abs().max()).item()
+    if not difference < 1e-5:
+        raise SystemExit(f'the outputs differ by {difference:.1e} of the largest logit: nothing to compare')
+    print(f'outputs equal: largest difference {difference:.1e} of the largest logit')
+    return theirs, ours, x
+
+
+def seconds(model: nn.Module, x: torch.Tensor) -> float:
+    """Time one forward pass."""
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    model(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+@torch.inference_mode()
+def main() -> None:
+    """Print both medians and their ratio."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0],
+        epilog='Example: python benchmarks/forward.py --threads 1 --batch-size 8 --repeats 15',
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument('--batch-size', type=int, default=8, help='images per batch')
+    parser.add_argument('--size', type=int, default=224, help='side of the images in pixels')
+    parser.add_argument('--repeats', type=int, default=15, help='timed passes per network')
+    parser.add_argument('--warmup', type=int, default=3, help='untimed passes per network')
+    parser.add_argument('--threads', type=int, default=1, help='CPU threads of torch')
+    parser.add_argument('--device', default='cpu', help='cpu or cuda')
+    parser.add_argument('--channels-last', action='store_true', help='use the channels-last memory format')
+    args = parser.parse_args()
+
+    torch.set_num_threads(args.threads)
+    hardware = torch.cuda.get_device_name() if args.device.startswith('cuda') else cpu_name()
+    versions = ', '.join(f'{package} {version(package)}' for package in ('torch', 'timm', 'pinas-models'))
+    layout = 'channels last' if args.channels_last else 'contiguous'
+    print(f'{hardware}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), {versions}')
+    print(f'fp32, batch {args.batch_size} of {args.size}x{args.size}, {layout}, medians of {args.repeats} passes')
+    theirs, ours, x = build(args.batch_size, args.size, args.channels_last, args.device)
+    for _ in range(args.warmup):
+        seconds(theirs, x), seconds(ours, x)
+    times = []
+    for i in range(args.repeats):  # A B, B A, A B: neither always runs behind the other
+        first, second = (theirs, ours) if i % 2 == 0 else (ours, theirs)
+        pair = seconds(first, x), seconds(second, x)
+        times.append(pair if i % 2 == 0 else pair[::-1])
+    for name, values in zip(('timm resnest50d', 'pinas_resnest50'), zip(*times, strict=True), strict=True):
+        median = statistics.median(values)
+        speed = args.batch_size / median
+        print(f'{name}  {median * 1000:9.1f} ms, {speed:7.1f} images/s  (fastest {min(values) * 1000:.1f} ms)')
+    # A ratio per pair of neighbouring passes: both saw the same load of the machine.
+    ratios = sorted(a / b for a, b in times)
+    print(
+        f'ratio timm / ours  {statistics.median(ratios):.3f}  (median of {args.repeats} pairs, {ratios[0]:.3f} .. '
+        f'{ratios[-1]:.3f}; 1.0 and more: as fast or faster)'
+    )
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,211 @@
+"""Reading, checking, comparing and writing a configuration; jsonargparse does the parsing and the types."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser
+
+from .config import Config
+from .rundir import STAGES, atomic_path
+
+__all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'write_config']
+
+T = TypeVar('T')
+
+# What a run may change without becoming another run: where it is executed.
+_PLACE = ('device', 'threads', 'data.root', 'data.workers', 'data.in_memory')
+
+_POSITIVE = {'batch_size', 'batches', 'candidates', 'checkpoint_seconds', 'epochs', 'image_size', 'lr', 'max_images'}
+_POSITIVE |= {'max_macs', 'max_params', 'max_steps', 'std', 'threads', 'scale', 'ratio'}
+_FRACTIONS = {'blur_prob', 'drop_path_rate', 'drop_rate', 'ema_decay', 'erase_prob', 'flip_prob', 'grayscale_prob'}
+_FRACTIONS |= {'jitter', 'jitter_prob', 'label_smoothing', 'momentum'}
+
+
+def builtin_configs() -> dict[str, Path]:
+    """Name -> file of the configurations that come with the package."""
+    folder = Path(str(files('pinas_search'))) / 'configs'
+    if not folder.is_dir():  # a development install: the folder lies beside the package instead of in it
+        folder = folder.parents[1] / 'configs'
+    return {path.stem: path for path in sorted(folder.glob('*.yaml'))}
+
+
+def find_config(name: str) -> Path:
+    """Resolve a file or the name of a built-in configuration.
+
+    Raises:
+        FileNotFoundError: If there is neither.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    known = builtin_configs()
+    if name not in known:
+        raise FileNotFoundError(
+            f'--config {name}: no such file, and no built-in configuration of this name{_nearest(name, known)}; '
+            f'built in are {", ".join(known)}'
+        )
+    return known[name]
+
+
+def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
+    """Read a configuration.
+
+    Args:
+        sources: Files or names of built-in configurations, later ones win.
+        overrides: ``key=value`` with dotted keys; values are YAML.
+
+    Returns:
+        The checked configuration.
+
+    Raises:
+        FileNotFoundError: If a source does not exist.
+        ValueError: For an unknown key (names the nearest known one) or a wrong value.
+    """
+    arguments = []
+    for source in sources:
+        path = find_config(source)
+        try:
+            content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ValueError(f'{path} is not valid YAML: {" ".join(str(error).split())}') from error
+        if not isinstance(content, dict):
+            raise ValueError(f'{path} must hold keys and values, not a {type(content).__name__}')
+        _check_keys(_flatten(content), str(path))
+        arguments.append(f'--config={path}')
+    for override in overrides:
+        key, separator, value = override.partition('=')
+        if not separator or not key:
+            raise ValueError(f'{override!r} is no override: write key=value, for example learn.epochs=2')
+        _check_keys([key], 'the command line')
+        arguments.append(f'--{key}={value}')
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_argument('--config', action='config')
+    parser.add_class_arguments(Config, None)
+    values = _parse(parser, arguments)
+    config = Config(**{field.name: values[field.name] for field in fields(Config)})
+    _check_values(config)
+    return config
+
+
+def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
+    """Build the options of a method from a mapping.
+
+    Args:
+        cls: A dataclass.
+        options: Field names and values.
+        where: Dotted key of the mapping, for messages.
+
+    Raises:
+        ValueError: For an unknown key (names the nearest known one) or a wrong value.
+    """
+    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
+    for key in options:
+        if key not in known:
+            raise ValueError(f'unknown key {where}.{key}{_nearest(key, known)}; known are {", ".join(known)}')
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
+    parser.add_class_arguments(cls, where)
+    return _parse(parser, [f'--{where}.{key}={yaml.safe_dump(value).strip()}' for key, value in options.items()])[where]
+
+
+def write_config(config: Config, path: Path) -> None:
+    """Write the fully resolved configuration as YAML."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding='utf-8')
+
+
+def check_run_dir(config: Config, run_dir: Path) -> None:
+    """Make sure that a run directory was made by this configuration; begin one if it is new.
+
+    Settings of a stage that has not begun may change, and so may where the run is executed.
+
+    Raises:
+        ValueError: If another configuration made it; names the differences.
+    """
+    path = run_dir / 'config.yaml'
+    if path.exists():
+        before = _flatten(yaml.safe_load(path.read_text(encoding='utf-8')))
+        now = _flatten(_plain(asdict(config)))
+        waiting = tuple(f'{stage}.' for stage in STAGES if not (run_dir / stage).exists())
+        differences = [
+            f'{key}: {before.get(key)} there, {now.get(key)} here'
+            for key in dict.fromkeys([*before, *now])
+            if before.get(key) != now.get(key) and key not in _PLACE and not key.startswith(waiting)
+            if not key.endswith('.checkpoint_seconds')
+        ]
+        if differences:
+            raise ValueError(
+                f'{run_dir} was made by another configuration ({"; ".join(differences)}): '
+                'choose another --out, or delete the folders of the stages to run anew'
+            )
+    write_config(config, path)
+
+
+def _parse(parser: ArgumentParser, arguments: list[str]) -> Any:
+    try:
+        return parser.instantiate(parser.parse_args(arguments))
+    except ArgumentError as error:
+        message = ' '.join(str(error).replace('Parser key ', '').replace('\n', ' ').split())
+        raise ValueError(f'wrong value: {message}') from error
+
+
+def _keys(cls: type, prefix: str = '') -> dict[str, bool]:
+    """Dotted keys of a configuration class -> whether anything may follow (a mapping)."""
+    hints, keys = get_type_hints(cls), {}
+    for field in fields(cls):
+        name, hint = f'{prefix}{field.name}', hints[field.name]
+        nested = [t for t in (hint, *getattr(hint, '__args__', ())) if is_dataclass(t)]
+        keys[name] = hint == dict[str, Any]
+        for t in nested:
+            keys |= _keys(t, f'{name}.')  # type: ignore[arg-type]
+    return keys
+
+
+def _check_keys(keys: Iterable[str], where: str) -> None:
+    known = _keys(Config)
+    for key in keys:
+        inside = any(free and key.startswith(f'{name}.') for name, free in known.items())
+        if key not in known and not inside:
+            raise ValueError(f'unknown key {key} in {where}{_nearest(key, known)}')
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f', did you mean {matches[0]}?' if matches else ''
+
+
+def _flatten(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat |= _flatten(value, f'{prefix}{key}.')
+        else:
+            flat[f'{prefix}{key}'] = value
+    return flat
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, for YAML."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _check_values(config: Config) -> None:
+    for key, value in _flatten(asdict(config)).items():
+        name = key.rpartition('.')[2]
+        for number in value if isinstance(value, tuple) else (value,):
+            if key.startswith('learn.options.') or isinstance(number, bool) or not isinstance(number, (int, float)):
+                continue
+            if name in _POSITIVE and not number > 0:
+                raise ValueError(f'{key} is {value}; it must be above 0')
+            if name in _FRACTIONS and not 0 <= number <= 1:
+                raise ValueError(f'{key} is {value}; it must lie in 0..1')
+            if number < 0:
+                raise ValueError(f'{key} is {value}; it must not be negative')

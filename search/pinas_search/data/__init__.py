@@ -1,0 +1,16 @@
+"""Images of a run: data sets, splits and batches of crops."""
+
+from .batches import Batch, epoch_batches, sequential_batches
+from .sources import ImageSource, InMemoryImages, StreamedImages
+from .splits import Splits, load_splits
+
+__all__ = [
+    'Batch',
+    'ImageSource',
+    'InMemoryImages',
+    'Splits',
+    'StreamedImages',
+    'epoch_batches',
+    'load_splits',
+    'sequential_batches',
+]

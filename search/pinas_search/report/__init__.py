@@ -1,0 +1,80 @@
+"""The report: what a run directory holds, as one self-contained page."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from ..spaces import Space
+
+__all__ = ['write_report']
+
+
+def write_report(run_dir: Path, space: Space) -> Path:
+    """Write ``report/index.html`` and, beside it, every figure as PNG and SVG in ``report/figures/``.
+
+    Stages that have not run are named on the page, those that are under way are shown as far as they are. The same run
+    directory gives the same page, byte by byte.
+
+    Args:
+        run_dir: The run directory.
+        space: The space of the run.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If no stage has begun, or a file is damaged or of another space.
+    """
+    # Only this command needs the template engine, matplotlib and scipy.
+    import jinja2
+    from markupsafe import Markup
+
+    from ..rundir import atomic_path
+    from .blocks import block_meanings
+    from .collect import collect
+    from .figures import draw_pictures, duration, save_pictures, top_count
+    from .summary import standard_error, summarize
+
+    record = collect(run_dir, space)
+    summary = summarize(record, space)
+    pictures = save_pictures(draw_pictures(record, summary, space), run_dir / 'report' / 'figures')
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {'percent': _percent, 'points': _points, 'signed': _signed, 'si': _si, 'duration': duration}
+    template = environment.from_string((files(__package__) / 'template.html.j2').read_text(encoding='utf-8'))
+    page = template.render(
+        record=record,
+        summary=summary,
+        space=space,
+        pictures={name: Markup(svg) for name, svg in pictures.items()},
+        blocks=block_meanings(space.decode(summary.path), space) if summary.path else [],
+        standard_error=standard_error,
+        top_count=top_count(len(record.candidates)),
+    )
+    index = run_dir / 'report' / 'index.html'
+    with atomic_path(index) as temporary:
+        temporary.write_text(page, encoding='utf-8')
+    return index
+
+
+def _percent(fraction: float) -> str:
+    return f'{100 * fraction:.2f}%'
+
+
+def _points(fraction: float) -> str:
+    """A difference of accuracies in percentage points."""
+    return f'{100 * fraction:.2f}'
+
+
+def _signed(value: float) -> str:
+    return f'{value:+.2f}'.replace('-', '\N{MINUS SIGN}')
+
+
+def _si(count: int) -> str:
+    """A count with a prefix: 26.22 M; no-break space, so that a unit does not go to the next line."""
+    for scale, prefix in ((10**9, 'G'), (10**6, 'M'), (10**3, 'k')):
+        if count >= scale:
+            return f'{count / scale:.2f}\N{NO-BREAK SPACE}{prefix}'
+    return str(count)

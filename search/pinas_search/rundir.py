@@ -1,0 +1,139 @@
+"""The files of a run. Stages meet only here, so any of them can be rerun, resumed or moved to another machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+__all__ = ['STAGES', 'StageDir', 'atomic_path', 'done_record', 'load_tensors', 'save_tensors', 'write_json']
+
+STAGES = ('learn', 'linear', 'search', 'retrain')
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name to write to, which becomes ``path`` at the end: a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f'.{path.name}.tmp')
+    yield temporary
+    with temporary.open('rb') as file:
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a record as indented JSON, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
+
+
+def save_tensors(module: nn.Module, path: Path) -> None:
+    """Write a module's state dict as safetensors, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary)
+
+
+def load_tensors(module: nn.Module, path: Path, stage: str) -> None:
+    """Load what ``save_tensors`` wrote.
+
+    Raises:
+        FileNotFoundError: If the file is missing; names the stage that writes it.
+        ValueError: If it does not fit the module or is damaged.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f'{path} is missing: run the stage {stage} first (pinas-search {stage} ...)')
+    try:
+        module.load_state_dict(load_file(path))
+    except Exception as error:  # safetensors raises its own error type for damaged files, torch RuntimeError for others
+        first_line = str(error).splitlines()[0]
+        raise ValueError(f'{path} cannot be loaded ({first_line}): delete it and run the stage {stage} again') from error
+
+
+def done_record(stage: str, seconds: float, device: torch.device, precision: str) -> dict[str, Any]:
+    """What a finished stage says about itself: time, machine, versions, command."""
+    names = ('torch', 'timm', 'optuna', 'numpy', 'pinas-models')
+    return {
+        'stage': stage,
+        'seconds': round(seconds, 3),
+        'device': torch.cuda.get_device_name(device) if device.type == 'cuda' else device.type,
+        'precision': precision,
+        'threads': torch.get_num_threads(),
+        'finished': datetime.now(timezone.utc).isoformat(timespec='seconds'),
+        'command': ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        'machine': f'{platform.system()} {platform.machine()}, {os.cpu_count()} cores',
+        'versions': {'python': platform.python_version(), **{name: version(name) for name in names}},
+    }
+
+
+class StageDir:
+    """Folder of one stage (or of one network in the retraining): metrics, checkpoint, mark of completion."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the folder, which need not exist yet."""
+        self.path = path
+
+    @property
+    def done(self) -> dict[str, Any] | None:
+        """The record of a finished stage, None before."""
+        path = self.path / 'done.json'
+        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
+
+    def finish(self, record: Mapping[str, Any]) -> None:
+        """Mark the stage as finished and drop the checkpoint, which is of no use any more."""
+        write_json(self.path / 'done.json', record)
+        (self.path / 'checkpoint.pt').unlink(missing_ok=True)
+
+    def save_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Write the state that the stage can go on from, atomically."""
+        with atomic_path(self.path / 'checkpoint.pt') as temporary:
+            torch.save(dict(state), temporary)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """Read the last checkpoint onto the CPU; None if there is none.
+
+        Raises:
+            ValueError: If the file is damaged.
+        """
+        path = self.path / 'checkpoint.pt'
+        if not path.exists():
+            return None
+        try:
+            return torch.load(path, map_location='cpu', weights_only=True)
+        except Exception as error:
+            raise ValueError(f'{path} is damaged: delete it to begin the stage anew') from error
+
+    def append_metrics(self, record: Mapping[str, Any]) -> None:
+        """Add a line to ``metrics.jsonl``."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / 'metrics.jsonl').open('a', encoding='utf-8') as file:
+            file.write(json.dumps(record) + '\n')
+
+    def truncate_metrics(self, last_step: int) -> None:
+        """Drop the lines after ``last_step``, and a line that a kill left half written."""
+        path = self.path / 'metrics.jsonl'
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding='utf-8').splitlines():
+            try:
+                record = json.loads(line)
+            except json.JSONDecodeError:
+                break
+            if record['step'] > last_step:
+                break
+            kept.append(line + '\n')
+        with atomic_path(path) as temporary:
+            temporary.write_text(''.join(kept), encoding='utf-8')

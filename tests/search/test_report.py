@@ -1,0 +1,601 @@
+"""The report of a run directory: complete, honest, self-contained, and the same bytes every time."""
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+from PIL import Image
+
+from pinas_search.report import write_report
+from pinas_search.spaces import Cost, CostTable, Space, mini, resnest50
+
+FIGURES = {'winner', 'learning', 'linear', 'candidates', 'scores', 'costs', 'choices', 'retraining', 'time'}
+HOSTILE = '<script>alert("x")</script><img src="https://evil.example/x.png" onerror=alert(1)> & $\\frac{'
+
+
+@pytest.fixture(scope='module')
+def space():
+    return mini()
+
+
+def write_lines(file, records):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(''.join(json.dumps(record) + '\n' for record in records), encoding='utf-8')
+
+
+def write_done(run_dir, stage, seconds, **more):
+    record = {
+        'stage': stage,
+        'seconds': seconds,
+        'device': 'cpu',
+        'precision': 'fp32',
+        'threads': 2,
+        'finished': f'2026-01-0{1 + len(stage) % 3}T12:00:00+00:00',
+        'command': f'pinas-search {stage} --config digits --out runs/demo',
+        'machine': 'Linux x86_64, 2 cores',
+        'versions': {'python': '3.11.2', 'torch': '2.9.1', 'timm': '1.0.22', 'pinas-models': '0.1.0'},
+    }
+    (run_dir / stage).mkdir(parents=True, exist_ok=True)
+    (run_dir / stage / 'done.json').write_text(json.dumps(record | more))
+
+
+def make_candidates(space, count, seed=0):
+    """Scores that the choices partly explain, and a strategy that slowly finds out."""
+    rng = random.Random(seed)
+    worth = [[rng.gauss(0, 0.03 / m) for _ in range(m)] for m in space.num_choices]
+    candidates, seen = [], set()
+    while len(candidates) < count:
+        greed = len(candidates) / count
+        path = tuple(
+            max(range(m), key=lambda c: worth[p][c]) if rng.random() < 0.55 * greed else rng.randrange(m)
+            for p, m in enumerate(space.num_choices)
+        )
+        if path in seen:
+            continue
+        seen.add(path)
+        cost = space.cost(path)
+        score = min(0.86 + sum(worth[p][c] for p, c in enumerate(path)) + rng.gauss(0, 0.012), 0.998)
+        candidates.append(
+            {
+                'number': len(candidates),
+                'path': space.encode(path),
+                'score': round(500 * score) / 500,
+                'params': cost.params,
+                'macs': cost.macs,
+                'seconds': round(rng.uniform(1.1, 1.6), 3),
+            }
+        )
+    return candidates
+
+
+def make_run(run_dir: Path, space: Space, candidates: int = 60, randoms: int = 2, result: dict | None = None) -> dict:
+    """Write a finished run; returns the winner's candidate."""
+    rng = random.Random(1)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / 'config.yaml').write_text(
+        'space: mini\nseed: 7\ndata:\n  source: digits\n  held_out_per_class: 50\nlearn:\n  method: pinas\n'
+    )
+    steps = [
+        {
+            'step': 5 * i,
+            'epoch': i / 6,
+            'loss': 2.2 + 9.5 * math.exp(-i / 40) + rng.gauss(0, 0.12),
+            'lr': 0.03,
+            'seconds': 3 * i,
+        }
+        for i in range(1, 181)
+    ]
+    for step in steps:
+        step['lr'] = 0.015 * (1 + math.cos(math.pi * int(step['epoch']) / 30))
+    write_lines(run_dir / 'learn' / 'metrics.jsonl', steps)
+    write_done(run_dir, 'learn', 542.3)
+    write_lines(
+        run_dir / 'linear' / 'metrics.jsonl',
+        [
+            {
+                'step': i,
+                'epoch': i / 5,
+                'loss': 0.5 + 1.8 * math.exp(-i / 18) + rng.gauss(0, 0.05),
+                'accuracy': min(0.86 - 0.7 * math.exp(-i / 15) + rng.gauss(0, 0.03), 1),
+                'lr': 1.0,
+                'seconds': 0.9 * i,
+            }
+            for i in range(1, 101)
+        ],
+    )
+    write_done(run_dir, 'linear', 91.0)
+    scored = make_candidates(space, candidates)
+    write_lines(run_dir / 'search' / 'candidates.jsonl', scored)
+    winner = max(scored, key=lambda c: (c['score'], -c['macs'], -c['number']))
+    summary = {
+        'path': winner['path'],
+        'score': winner['score'],
+        'candidates': candidates,
+        'strategy': 'lanas',
+        'recalibrated': True,
+        'calibration_images': 896,
+        'held_out_images': 500,
+    }
+    (run_dir / 'search' / 'result.json').write_text(json.dumps(summary | (result or {})))
+    write_done(run_dir, 'search', 81.5)
+    retrained = {'winner': (winner, 0.9611)}
+    retrained |= {f'random-{i}': (scored[i], 0.9444 + 0.005 * i) for i in range(randoms)}
+    for name, (candidate, accuracy) in retrained.items():
+        folder = run_dir / 'retrain' / name
+        curve = [
+            {
+                'epoch': epoch,
+                'loss': 2.3 * math.exp(-epoch / 6),
+                'accuracy': accuracy - 0.7 * math.exp(-epoch / 3) * (1 + rng.random() / 4) * (epoch < 20),
+                'lr': 0.1,
+                'seconds': 9.0 * epoch,
+            }
+            for epoch in range(1, 21)
+        ]
+        write_lines(folder / 'metrics.jsonl', curve)
+        network = {
+            'name': name,
+            'path': candidate['path'],
+            'accuracy': accuracy,
+            'accuracy_on': 'test',
+            'images': 360,
+            'params': candidate['params'],
+            'macs': candidate['macs'],
+            'start': 'scratch',
+            'epochs': 20,
+        }
+        (folder / 'result.json').write_text(json.dumps(network))
+    write_done(run_dir, 'retrain', 540.0)
+    return winner
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, attributes, visible text."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.styles, self.words, self.open = [], [], [], []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+    def handle_data(self, data):
+        if 'style' in self.open[-1:]:
+            self.styles.append(data)
+        else:
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return ' '.join(' '.join(self.words).split())
+
+    def attributes(self):
+        return [(tag, name, value or '') for tag, attrs in self.tags for name, value in attrs.items()]
+
+
+# Images may stay: their addresses are checked.
+LOADING_TAGS = {'script', 'link', 'iframe', 'object', 'embed', 'base', 'audio', 'video', 'source', 'feimage'}
+LOADING_ATTRIBUTES = {
+    'src',
+    'href',
+    'xlink:href',
+    'srcset',
+    'data',
+    'poster',
+    'action',
+    'formaction',
+    'background',
+    'ping',
+}
+
+
+def assert_loads_nothing(page: Page) -> None:
+    for tag, attrs in page.tags:
+        assert tag not in LOADING_TAGS, (tag, attrs)
+        assert not (tag == 'meta' and 'http-equiv' in attrs), attrs
+    for tag, name, value in page.attributes():
+        assert not name.startswith('on'), (tag, name)
+        if name in LOADING_ATTRIBUTES:
+            assert value.startswith(('#', 'data:')), (tag, name, value)
+        for target in re.findall(r'url\(\s*["\']?([^)]*)', value):
+            assert target.startswith(('#', 'data:')), (tag, name, value)
+    for css in page.styles:
+        assert '@import' not in css
+        assert '@font-face' not in css
+        assert 'url(' not in css
+
+
+@pytest.fixture(scope='module')
+def finished(tmp_path_factory, space):
+    """A finished run with its report: (run directory, winner, page)."""
+    run_dir = tmp_path_factory.mktemp('runs') / 'demo'
+    winner = make_run(run_dir, space)
+    index = write_report(run_dir, space)
+    assert index == run_dir / 'report' / 'index.html'
+    return run_dir, winner, Page(index.read_text(encoding='utf-8'))
+
+
+def report_page(run_dir, space):
+    return Page(write_report(run_dir, space).read_text(encoding='utf-8'))
+
+
+def edit(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def test_page_loads_nothing_from_elsewhere(finished):
+    assert_loads_nothing(finished[2])
+
+
+def test_loading_check_sees_what_it_must_see():
+    for html in (
+        '<script src="x.js"></script>',
+        '<link rel="stylesheet" href="x.css">',
+        '<p style="background: url(\'https://x/y.png\')">',
+        '<svg><use xlink:href="other.svg#a"/></svg>',
+        '<style>@import "x.css";</style>',
+        '<svg><rect clip-path="url(x.svg#a)"/></svg>',
+        '<a href="https://x">x</a>',
+        '<img src="x.png">',
+        '<img srcset="x.png 2x" onerror="x()">',
+    ):
+        with pytest.raises(AssertionError):
+            assert_loads_nothing(Page(html))
+
+
+def test_saved_figures_load_nothing_and_carry_no_metadata(finished):
+    for file in (finished[0] / 'report' / 'figures').glob('*.svg'):
+        text = file.read_text(encoding='utf-8')
+        assert_loads_nothing(Page(text))
+        assert 'metadata' not in text
+        assert '<!DOCTYPE' not in text
+        assert set(re.findall(r'https?://[^"\s<]+', text)) <= {
+            'http://www.w3.org/2000/svg',
+            'http://www.w3.org/1999/xlink',
+        }
+
+
+def test_page_is_one_proper_document(finished):
+    run_dir, _, page = finished
+    tags = [tag for tag, _ in page.tags]
+    assert ('html', {'lang': 'en'}) in page.tags
+    assert ('meta', {'name': 'viewport', 'content': 'width=device-width, initial-scale=1'}) in page.tags
+    assert tags.count('h1') == tags.count('main') == tags.count('title') == 1
+    assert [attrs.get('role') for tag, attrs in page.tags if tag == 'svg'] == ['img'] * len(FIGURES)
+    assert all(attrs.get('aria-label') for tag, attrs in page.tags if tag == 'svg')
+    ids = [value for _, name, value in page.attributes() if name == 'id']
+    assert len(ids) == len(set(ids))
+    for _, name, value in page.attributes():
+        for target in re.findall(r'url\(#([^)]*)\)', value) + re.findall(
+            r'^#(.*)', value if name.endswith('href') else ''
+        ):
+            assert target in ids
+        if name == 'aria-labelledby':
+            assert value in ids
+    assert (run_dir / 'report' / 'index.html').stat().st_size < 3e6
+
+
+def test_winner_and_its_numbers_are_shown(finished, space):
+    _, winner, page = finished
+    cost = space.cost(space.decode(winner['path']))
+    for shown in (
+        winner['path'],
+        f'{100 * winner["score"]:.2f}%',
+        '96.11%',
+        '94.69% (mean of 2)',  # of 94.44 and 94.94
+        'The winner is 1.42 points above the mean of 2 random paths and beats 2 of 2',
+        f'{cost.params / 1e3:.2f}\N{NO-BREAK SPACE}k',
+        f'{cost.macs / 1e6:.2f}\N{NO-BREAK SPACE}M',
+        'pinas-search search --config digits --out runs/demo',
+        'torch 2.9.1',
+        'held_out_per_class: 50',
+        'one seed (7)',
+        '00:09:02',
+        '00:20:55',  # all stages together
+    ):
+        assert ' '.join(shown.split()) in page.text, shown
+    assert 'Warning:' not in page.text
+    assert 'has not run' not in page.text
+
+
+def test_best_ten_are_listed_in_order(finished):
+    run_dir, winner, page = finished
+    lines = (run_dir / 'search' / 'candidates.jsonl').read_text().splitlines()
+    ranked = sorted(map(json.loads, lines), key=lambda c: (-c['score'], c['macs'], c['number']))
+    assert ranked[0] == winner
+    table = page.text[page.text.index('Behind the best') : page.text.index('Does it hold?')]
+    assert re.findall(r'\b[0-3]{8}\b', table) == [c['path'] for c in ranked[:10]]
+
+
+def test_blocks_of_the_winner_are_named_in_the_drawing(finished):
+    run_dir, winner, _ = finished
+    names = ('1s1x64d', '2s1x64d', '1s2x42d', '2s2x40d')
+    root = ElementTree.fromstring((run_dir / 'report' / 'figures' / 'winner.svg').read_text(encoding='utf-8'))
+    labels = [''.join(element.itertext()).strip() for element in root.iter('{http://www.w3.org/2000/svg}text')]
+    assert [label for label in labels if label in names] == [names[int(digit)] for digit in winner['path']]
+
+
+def test_every_figure_is_saved_as_png_and_svg(finished):
+    folder = finished[0] / 'report' / 'figures'
+    assert {file.name for file in folder.iterdir()} == {f'{name}.{kind}' for name in FIGURES for kind in ('png', 'svg')}
+    for name in FIGURES:
+        with Image.open(folder / f'{name}.png') as image:
+            image.load()
+            assert image.width == 750, name  # 5 inches at 150 dots
+            assert image.height > 200, name
+            assert len(image.convert('RGB').getcolors(1 << 24)) > 10, name
+        svg = (folder / f'{name}.svg').read_text(encoding='utf-8')
+        assert svg.count('<path') > 3, name
+        assert '<text' in svg, name  # text stays text
+
+
+def test_same_run_gives_the_same_bytes(finished, space):
+    report = finished[0] / 'report'
+    before = {file: file.read_bytes() for file in report.rglob('*') if file.is_file()}
+    write_report(finished[0], space)
+    assert {file: file.read_bytes() for file in report.rglob('*') if file.is_file()} == before
+    assert len(before) == 1 + 2 * len(FIGURES)
+
+
+@pytest.mark.parametrize('stage', ['learn', 'linear', 'search', 'retrain'])
+@pytest.mark.parametrize('alone', [True, False], ids=['alone', 'missing'])
+def test_missing_stages_are_named(tmp_path, space, stage, alone):
+    make_run(tmp_path / 'run', space)
+    stages = {'learn', 'linear', 'search', 'retrain'}
+    gone = stages - {stage} if alone else {stage}
+    for name in gone:
+        (tmp_path / 'run' / name).rename(tmp_path / name)
+    page = report_page(tmp_path / 'run', space)
+    for name in stages:
+        assert (f'The stage {name} has not run' in page.text) == (name in gone)
+        assert (f'pinas-search {name} on this run directory' in page.text) == (name in gone)
+    assert_loads_nothing(page)
+
+
+def test_unfinished_search_and_retraining(tmp_path, space):
+    winner = make_run(tmp_path, space)
+    for file in (
+        'search/done.json',
+        'search/result.json',
+        'retrain/done.json',
+        'retrain/random-1/result.json',
+        'config.yaml',
+    ):
+        (tmp_path / file).unlink()
+    text = report_page(tmp_path, space).text
+    assert 'The search has not finished: the winner shown here is the best candidate so far' in text
+    assert winner['path'] in text
+    assert 'The stage retrain has not finished' in text
+    assert 'one random path and beats 1 of 1' in text
+    assert 'There is no config.yaml' in text
+    assert '00:09:00' in text  # three networks, 180 seconds each so far
+
+
+def test_skipped_linear_stage_is_explained(tmp_path, space):
+    make_run(tmp_path, space)
+    (tmp_path / 'linear' / 'metrics.jsonl').unlink()
+    edit(tmp_path / 'linear' / 'done.json', skipped='the method trained its own classifier', seconds=0.0)
+    text = report_page(tmp_path, space).text
+    assert 'linear ✓ not needed' in text
+    assert 'The linear stage was not needed: the method trained its own classifier.' in text
+
+
+def test_averaged_weights_have_a_curve_of_their_own(tmp_path, space):
+    make_run(tmp_path, space)
+    file = tmp_path / 'retrain' / 'winner' / 'metrics.jsonl'
+    write_lines(file, [json.loads(line) | {'ema_accuracy': 0.9} for line in file.read_text().splitlines()])
+    text = report_page(tmp_path, space).text
+    assert 'winner, averaged weights' in text
+    assert 'random-0, averaged weights' not in text
+
+
+def test_few_lines_are_enough(tmp_path, space):
+    """A try-out run: one line of metrics, one candidate."""
+    make_run(tmp_path, space, candidates=2, randoms=1)
+    for file in tmp_path.rglob('*.jsonl'):
+        file.write_text(file.read_text().splitlines()[0] + '\n')
+    edit(
+        tmp_path / 'search' / 'result.json', path=json.loads((tmp_path / 'search/candidates.jsonl').read_text())['path']
+    )
+    text = report_page(tmp_path, space).text
+    assert 'This run scored 1 candidate on' in text
+    assert 'noisy scores' not in text
+    assert not (tmp_path / 'report' / 'figures' / 'choices.png').exists()
+
+
+def test_empty_directory_says_what_to_run(tmp_path, space):
+    for run_dir in (tmp_path, tmp_path / 'nowhere'):
+        with pytest.raises(
+            ValueError, match=f'{re.escape(str(run_dir))} holds nothing to report.*pinas-search run'
+        ) as info:
+            write_report(run_dir, space)
+        assert '\n' not in str(info.value)
+        assert not (run_dir / 'report').exists()
+
+
+@pytest.mark.parametrize(
+    'file', ['learn/metrics.jsonl', 'linear/metrics.jsonl', 'search/candidates.jsonl', 'retrain/winner/metrics.jsonl']
+)
+def test_half_written_last_line_is_left_out(tmp_path, space, file):
+    make_run(tmp_path, space)
+    whole = (tmp_path / file).read_text()
+    (tmp_path / 'search' / 'result.json').unlink()  # it may name the candidate that is cut off
+    (tmp_path / file).write_text(whole[:-25])
+    cut = write_report(tmp_path, space).read_bytes()
+    (tmp_path / file).write_text(''.join(whole.splitlines(keepends=True)[:-1]))
+    assert write_report(tmp_path, space).read_bytes() == cut
+
+
+def test_damage_elsewhere_is_reported_with_its_place(tmp_path, space):
+    make_run(tmp_path, space)
+    file = tmp_path / 'search' / 'candidates.jsonl'
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(''.join([*lines[:4], '{"number": 4, \n', *lines[5:]]))
+    with pytest.raises(ValueError, match=r'candidates\.jsonl, line 5 is damaged'):
+        write_report(tmp_path, space)
+    file.write_text('{"number": 0, "path": "00000000"}\n')
+    with pytest.raises(ValueError, match=r'candidates\.jsonl lacks a value .*score'):
+        write_report(tmp_path, space)
+    file.write_text(''.join(lines))
+    (tmp_path / 'search' / 'result.json').write_text('{"path"')
+    with pytest.raises(ValueError, match=r'result\.json is damaged'):
+        write_report(tmp_path, space)
+
+
+def test_path_of_another_space_is_refused(tmp_path, space):
+    make_run(tmp_path, space)
+    with pytest.raises(ValueError, match='not one of the space resnest50: choices has 8 positions'):
+        write_report(tmp_path, resnest50())
+
+
+def test_hostile_strings_are_shown_as_text(tmp_path, space):
+    run_dir = tmp_path / '<b>run&'
+    make_run(run_dir, space, result={'strategy': HOSTILE})
+    (run_dir / 'config.yaml').write_text(
+        f'seed: {json.dumps(HOSTILE)}\ndata: {{source: {json.dumps(HOSTILE)}}}\n# </pre>\n'
+    )
+    for stage in ('learn', 'retrain'):
+        edit(
+            run_dir / stage / 'done.json', command=HOSTILE, machine=HOSTILE, device=HOSTILE, versions={HOSTILE: HOSTILE}
+        )
+    edit(run_dir / 'linear' / 'done.json', skipped=HOSTILE)
+    edit(run_dir / 'retrain' / 'winner' / 'result.json', accuracy_on=HOSTILE, start=HOSTILE)
+    (run_dir / 'retrain' / 'random-0').rename(run_dir / 'retrain' / '"><svg onload=alert(1)> $\\frac{')
+    page = report_page(run_dir, space)
+    assert_loads_nothing(page)
+    assert [tag for tag, _ in page.tags].count('svg') == len(FIGURES)
+    tags = [tag for tag, _ in page.tags]
+    assert tags[tags.index('h1') + 1] == 'p'  # the name of the directory opens no tag
+    assert page.text.count('<script>alert("x")</script>') >= 10
+    assert '<b>run&' in page.text
+    assert '# </pre>' in page.text
+
+
+@pytest.mark.parametrize(
+    ('accuracy', 'images', 'points'), [(0.9, 500, '1.34'), (0.75, 50000, '0.19'), (0.5, 100, '5.00')]
+)
+def test_standard_error_of_the_score(tmp_path, space, accuracy, images, points):
+    make_run(tmp_path, space, result={'score': accuracy, 'held_out_images': images})
+    assert points == f'{100 * math.sqrt(accuracy * (1 - accuracy) / images):.2f}'
+    text = report_page(tmp_path, space).text
+    assert f"The standard error of the winner's score is {points} percentage points" in text
+    assert f'± {points} points on {images:,} images' in text
+
+
+def test_perfect_score_is_not_sold_as_certain(tmp_path, space):
+    make_run(tmp_path, space, result={'score': 1.0, 'held_out_images': 300})
+    assert 'errors up to about 1.00 points would have gone unnoticed' in report_page(tmp_path, space).text  # 3 / 300
+
+
+def test_missing_recalibration_is_a_warning(tmp_path, space):
+    make_run(tmp_path, space, result={'recalibrated': False})
+    text = report_page(tmp_path, space).text
+    assert 'Warning: The scores were measured without recalibrating batch norm' in text
+    assert 'estimated anew' not in text
+
+
+def test_other_doubts_are_warnings(tmp_path, space):
+    make_run(tmp_path, space)
+    other = json.loads((tmp_path / 'retrain' / 'random-0' / 'result.json').read_text())['path']
+    edit(tmp_path / 'retrain' / 'winner' / 'result.json', path=other, accuracy_on='held_out')
+    page = report_page(tmp_path, space)
+    assert f'Warning: The retrained network called winner has the path {other}' in page.text
+    assert 'Warning: There are no test images' in page.text
+    assert 'has not been retrained' in page.text  # the accuracy of another network is not the winner's
+    assert 'above the mean' not in page.text
+
+
+def test_difference_within_noise_is_called_so(tmp_path, space):
+    make_run(tmp_path, space)
+    # √(.9611·.0389/360 + (.9444·.0556 + .9494·.0506)/360/4) = 1.32 points, and the difference is 1.42.
+    expected = math.sqrt((0.9611 * 0.0389 + (0.9444 * 0.0556 + 0.9494 * 0.0506) / 4) / 360)
+    text = report_page(tmp_path, space).text
+    assert (
+        f'The standard error of that difference, from the number of images alone, is {100 * expected:.2f} points'
+        in text
+    )
+    assert 'does not show that the winner is better than a random path' in text
+    for network in ('winner', 'random-0', 'random-1'):
+        edit(tmp_path / 'retrain' / network / 'result.json', images=50000)
+    assert 'does not show' not in report_page(tmp_path, space).text.replace('does and does not show', '')
+
+
+def test_tau_needs_three_scored_networks(tmp_path, space):
+    make_run(tmp_path, space, randoms=1)
+    assert "Kendall's τ" not in report_page(tmp_path, space).text
+
+
+def test_tau_is_shown_with_its_chance_level(tmp_path, space):
+    make_run(tmp_path, space, randoms=3)
+    lines = [json.loads(line) for line in (tmp_path / 'search' / 'candidates.jsonl').read_text().splitlines()]
+    # Random paths 0, 1, 2 are candidates 0, 1, 2 and end with rising accuracies; the winner is above them.
+    for line, score in zip(lines, (0.83, 0.81, 0.82), strict=False):
+        line['score'] = score
+    write_lines(tmp_path / 'search' / 'candidates.jsonl', lines)
+    text = report_page(tmp_path, space).text
+    # Of six pairs two are in the wrong order, (0, 1) and (0, 2): τ = (4 - 2) / 6.
+    assert 'accuracy after retraining is +0.33 (n = 4;' in text
+    assert 'standard deviation of 0.49' in text
+    assert 'so few networks show nothing' in text
+    # A network that is trained twice, or that the search has not scored, does not count.
+    edit(tmp_path / 'retrain' / 'random-1' / 'result.json', path=lines[0]['path'])
+    unseen = next(p for p in ('00000000', '11111111', '22222222', '33333333') if p not in {c['path'] for c in lines})
+    edit(tmp_path / 'retrain' / 'random-2' / 'result.json', path=unseen)
+    assert "Kendall's τ" not in report_page(tmp_path, space).text
+
+
+def test_statistics_equal_known_values():
+    from pinas_search.report.summary import chance_deviation, standard_error
+
+    assert standard_error(0.5, 100) == 0.05
+    # Three items: of the six orders τ is 1 once, 1/3 twice, -1/3 twice, -1 once.
+    assert chance_deviation(3) == pytest.approx(math.sqrt((2 * 1 + 4 / 9) / 6))
+
+
+def test_space_without_stages_is_drawn_too(tmp_path):
+    import numpy as np
+
+    class Plain(Space):
+        name = 'plain'
+        num_choices = (5, 3, 5, 2)
+
+        def _measure_costs(self):
+            return CostTable(Cost(100, 1000), np.arange(20).reshape(4, 5), np.arange(20).reshape(4, 5))
+
+    make_run(tmp_path, Plain(), candidates=40)
+    page = report_page(tmp_path, Plain())
+    assert 'one of 5 blocks at each of 4 positions' in page.text
+    assert '2s1x64d' not in page.text
+    assert_loads_nothing(page)
+
+
+def test_page_of_a_full_search_stays_small(tmp_path):
+    make_run(tmp_path, resnest50(), candidates=1000)
+    assert write_report(tmp_path, resnest50()).stat().st_size < 3e6
+
+
+def test_import_is_cheap():
+    code = 'import sys, pinas_search.report; print([m for m in ("matplotlib", "jinja2", "scipy") if m in sys.modules])'
+    before = (
+        'import sys, pinas_search.spaces; print([m for m in ("matplotlib", "jinja2", "scipy") if m in sys.modules])'
+    )
+    lists = [
+        subprocess.run([sys.executable, '-c', c], capture_output=True, text=True, check=True).stdout
+        for c in (before, code)
+    ]
+    assert lists[0] == lists[1]
