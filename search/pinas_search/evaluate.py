@@ -84,7 +84,9 @@ class CandidateEvaluator:
         def calibration() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             crops = train.random_crops(batches, num_views=1, views=views, seed=seed, purpose='recalibrate/crops')
             for i, batch in enumerate(crops):
-                yield prepare(Batch(photometric(batch.images[0], views, generator(seed, 'recalibrate', i)), batch.labels))
+                yield prepare(
+                    Batch(photometric(batch.images[0], views, generator(seed, 'recalibrate', i)), batch.labels)
+                )
 
         def prepare(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
             return normalize(batch.images, data.mean, data.std), batch.labels

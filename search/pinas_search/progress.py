@@ -14,7 +14,9 @@ __all__ = ['Progress']
 class Progress:
     """Shows how far a stage is."""
 
-    def __init__(self, title: str, total: int, initial: int = 0, unit: str = 'step', line_seconds: float = 30.0) -> None:
+    def __init__(
+        self, title: str, total: int, initial: int = 0, unit: str = 'step', line_seconds: float = 30.0
+    ) -> None:
         """Start showing.
 
         Args:

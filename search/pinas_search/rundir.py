@@ -59,7 +59,9 @@ def load_tensors(module: nn.Module, path: Path, stage: str) -> None:
         module.load_state_dict(load_file(path))
     except Exception as error:  # safetensors raises its own error type for damaged files, torch RuntimeError for others
         first_line = str(error).splitlines()[0]
-        raise ValueError(f'{path} cannot be loaded ({first_line}): delete it and run the stage {stage} again') from error
+        raise ValueError(
+            f'{path} cannot be loaded ({first_line}): delete it and run the stage {stage} again'
+        ) from error
 
 
 def done_record(stage: str, seconds: float, device: torch.device, precision: str) -> dict[str, Any]:

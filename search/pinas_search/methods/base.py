@@ -60,7 +60,7 @@ class Method(nn.Module, ABC):
         """The classifier that scores paths, if the method trained one; None asks for the linear stage."""
         return None
 
-    def check_batch_size(self, batch_size: int) -> None:  # noqa: B027
+    def check_batch_size(self, batch_size: int) -> None:
         """Refuse a batch size that the method cannot work with, before any work is done.
 
         Raises:

@@ -276,7 +276,9 @@ class SupernetPi(Method):
         for name in [name for name in state if name.startswith('backbone.')]:
             original = 'encoder_q.0.' + name.removeprefix('backbone.')
             if original in state and not torch.equal(state[name], state[original]):
-                raise ValueError(f'{name} differs from {original}, which it repeats: this is no intact Π-NAS checkpoint')
+                raise ValueError(
+                    f'{name} differs from {original}, which it repeats: this is no intact Π-NAS checkpoint'
+                )
             state.setdefault(original, state[name])
             del state[name]
         self.load_state_dict(state)

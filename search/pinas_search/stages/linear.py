@@ -43,9 +43,7 @@ def linear(run: Run) -> None:
         nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)
     classifier.to(run.device)
-    optimizer = torch.optim.SGD(
-        classifier.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay
-    )
+    optimizer = torch.optim.SGD(classifier.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
 
     def step(number: int, batch: Batch) -> dict[str, torch.Tensor]:
         drops = sum(number // per_epoch >= milestone for milestone in config.milestones)

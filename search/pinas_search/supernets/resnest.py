@@ -97,7 +97,9 @@ class ResNeStSupernet(nn.Module):
         """
         path = self.space.validate(path)
         weight = self.bn1.weight
-        model = self.space.build(path, num_classes=0 if classifier is None else classifier.out_features, device=weight.device)
+        model = self.space.build(
+            path, num_classes=0 if classifier is None else classifier.out_features, device=weight.device
+        )
         state = self._path_state(path)
         if classifier is not None:
             state |= {f'fc.{name}': tensor for name, tensor in classifier.state_dict().items()}
@@ -108,7 +110,8 @@ class ResNeStSupernet(nn.Module):
         """State dict of a path under the names of the stand-alone network."""
         modules = {'conv1': self.conv1, 'bn1': self.bn1}
         modules |= {
-            name: blocks[choice] for name, blocks, choice in zip(self.space.block_names, self._blocks, path, strict=True)
+            name: blocks[choice]
+            for name, blocks, choice in zip(self.space.block_names, self._blocks, path, strict=True)
         }
         return {f'{prefix}.{name}': t for prefix, module in modules.items() for name, t in module.state_dict().items()}
 

@@ -1,0 +1,26 @@
+# make demo: install and run the whole search on built-in data. make test: install and run every check.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test benchmark clean
+
+# Wheels only: nothing is compiled. The stamp is remade when the dependencies change.
+.venv/.installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --only-binary :all: "hatchling>=1.24" "editables"
+	$(BIN)/pip install --quiet --prefer-binary -e ".[all]"
+	touch $@
+
+demo: .venv/.installed
+	$(BIN)/pinas-search run --config digits --out runs/demo
+	$(BIN)/python -c "import timm, pinas_models; m = timm.create_model('local-dir:runs/demo/retrain/winner/model', pretrained=True); print('timm opened the winner:', m.choices)"
+
+test: .venv/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/pytest -n 2
+
+clean:
+	rm -rf .venv runs
