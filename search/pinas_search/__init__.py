@@ -1,1 +1,1 @@
-"""The Π-NAS search: supernets, the methods that train them, the strategies that search them, and the stages of a run."""
+"""The Π-NAS search: supernets, methods that train them, strategies that search them, and the stages of a run."""

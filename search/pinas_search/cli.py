@@ -17,7 +17,8 @@ _EXAMPLES = """examples:
   pinas-search search --config digits --out runs/digits-0     one stage; it goes on where it stopped
   pinas-search report --config digits --out runs/digits-0     write the page again
 
-Starting again with the same --out continues where a run stopped. Settings are the fields of the configuration file, dotted.
+Starting again with the same --out continues where a run stopped. Settings are the fields of the configuration file,
+dotted.
 """
 
 

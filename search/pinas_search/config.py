@@ -1,4 +1,4 @@
-"""Configuration of a run: typed dataclasses, one YAML file per experiment, every field overridable on the command line."""
+"""Configuration of a run: typed dataclasses; a YAML file per experiment, any field overridable on the command line."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class DataConfig:
     """The images.
 
     Attributes:
-        source: ``digits`` (scikit-learn's 1,797 scanned digits, built in), ``folder`` (a folder or tar of class folders), or
-            any name of a data set with random access that ``timm.data.create_dataset`` knows (``torch/cifar10``,
-            ``hfds/...``).
+        source: ``digits`` (scikit-learn's 1,797 scanned digits, built in), ``folder`` (a folder or tar of class
+            folders), or any name of a data set with random access that ``timm.data.create_dataset`` knows
+            (``torch/cifar10``, ``hfds/...``).
         root: Folder or tar file; not used by ``digits``.
         train_split: Name of the training split, as timm's ``create_dataset`` takes it.
         test_split: Name of the test split; empty: there is none, and accuracies are measured on the held-out images.
@@ -148,7 +148,8 @@ class EvaluateConfig:
         recalibrate: Estimate the BN statistics of every candidate anew. Scores without it are close to meaningless.
         batches: Training batches for the estimate.
         batch_size: Images per batch, for the estimate and the scoring.
-        variance: ``mean`` averages the unbiased variances of the batches (the authors' code), ``pooled`` pools all images.
+        variance: ``mean`` averages the unbiased variances of the batches (the authors' code), ``pooled`` pools all
+            images.
         max_images: Score on this many held-out images at most; None means all.
     """
 

@@ -69,8 +69,8 @@ class CandidateEvaluator:
             raise ValueError('there are no held-out images to score candidates on: set data.held_out_per_class above 0')
         if not config.recalibrate:
             warnings.warn(
-                'search.evaluate.recalibrate is off: scores then mix the BN statistics of all paths and rank them hardly '
-                'better than chance; use it for comparison only',
+                'search.evaluate.recalibrate is off: scores then mix the BN statistics of all paths and rank them '
+                'hardly better than chance; use it for comparison only',
                 stacklevel=2,
             )
         self.supernet, self.classifier, self.config, self.autocast = supernet, classifier, config, autocast

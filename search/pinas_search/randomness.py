@@ -1,4 +1,4 @@
-"""Random numbers as a function of (seed, purpose, step), so that a resumed run draws what an uninterrupted one would."""
+"""Random numbers as a function of (seed, purpose, step), so that a resumed run draws what an unbroken one would."""
 
 from __future__ import annotations
 

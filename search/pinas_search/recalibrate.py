@@ -1,4 +1,4 @@
-"""BN recalibration: estimate the batch norm statistics of one path anew (paper section 3.3; the authors' ``update_bn_stats``).
+"""BN recalibration: the batch norm statistics of one path (paper section 3.3; the authors' ``update_bn_stats``).
 
 The running statistics of a supernet mix all paths that were sampled, so a path can only be judged with its own.
 """
@@ -39,7 +39,8 @@ def recalibrate_bn(
 ) -> None:
     """Replace the BN statistics of ``path`` by those of ``batches``; the model is in eval mode afterwards.
 
-    Blocks off the path keep their statistics. ``num_batches_tracked`` of the path's layers grows by the number of batches.
+    Blocks off the path keep their statistics. ``num_batches_tracked`` of the path's layers grows by the number of
+    batches.
 
     Args:
         model: The supernet.
@@ -54,7 +55,7 @@ def recalibrate_bn(
     layers = [m for module in model.path_modules(path) for m in module.modules() if isinstance(m, _BatchNorm)]
     layers = [m for m in dict.fromkeys(layers) if m.track_running_stats]
     momenta = [layer.momentum for layer in layers]
-    tracked = [layer.num_batches_tracked.clone() for layer in layers]
+    tracked = [_buffer(layer, 'num_batches_tracked').clone() for layer in layers]
     pool = _PooledStatistics(layers) if variance == 'pooled' else None
     count = 0
     model.train()
@@ -62,7 +63,7 @@ def recalibrate_bn(
         for layer in layers:
             # None asks PyTorch for the cumulative average, which is the plain mean over the batches.
             layer.momentum = None if pool is None else 1.0
-            layer.num_batches_tracked.zero_()
+            _buffer(layer, 'num_batches_tracked').zero_()
         for batch in batches:
             model(batch, path)
             count += 1
@@ -73,12 +74,17 @@ def recalibrate_bn(
     finally:
         for layer, momentum, before in zip(layers, momenta, tracked, strict=True):
             layer.momentum = momentum
-            layer.num_batches_tracked.copy_(before + count)
+            _buffer(layer, 'num_batches_tracked').copy_(before + count)
         if pool is not None:
             pool.close()
         model.train(False)
     if not count:
         raise ValueError('BN recalibration got no batch: give it at least one batch of training images')
+
+
+def _buffer(layer: _BatchNorm, name: str) -> torch.Tensor:
+    """A statistic of a layer that tracks them (PyTorch types it as optional)."""
+    return layer.get_buffer(name)
 
 
 class _PooledStatistics:
@@ -88,7 +94,7 @@ class _PooledStatistics:
         self.layers = layers
         self.sizes: dict[nn.Module, int] = {}
         self.counts = [0] * len(layers)
-        self.sums = [torch.zeros_like(layer.running_mean, dtype=torch.float64) for layer in layers]
+        self.sums = [torch.zeros_like(_buffer(layer, 'running_mean'), dtype=torch.float64) for layer in layers]
         self.squares = [torch.zeros_like(total) for total in self.sums]
         self.handles = [layer.register_forward_pre_hook(self._remember_size) for layer in layers]
 
@@ -98,10 +104,10 @@ class _PooledStatistics:
     def add(self) -> None:
         for i, layer in enumerate(self.layers):
             n = self.sizes[layer]
-            mean = layer.running_mean.double()
+            mean = _buffer(layer, 'running_mean').double()
             self.counts[i] += n
             self.sums[i] += n * mean
-            self.squares[i] += (n - 1) * layer.running_var.double() + n * mean**2
+            self.squares[i] += (n - 1) * _buffer(layer, 'running_var').double() + n * mean**2
 
     def write(self) -> None:
         for layer, n, total, square in zip(self.layers, self.counts, self.sums, self.squares, strict=True):
@@ -110,8 +116,8 @@ class _PooledStatistics:
                 dist.all_reduce(packed)
             size = packed[-1]
             mean, mean_square = (packed[:-1] / size).chunk(2)
-            layer.running_mean.copy_(mean)
-            layer.running_var.copy_((mean_square - mean**2) * size / (size - 1))
+            _buffer(layer, 'running_mean').copy_(mean)
+            _buffer(layer, 'running_var').copy_((mean_square - mean**2) * size / (size - 1))
 
     def close(self) -> None:
         for handle in self.handles:

@@ -24,7 +24,7 @@ STAGES = ('learn', 'linear', 'search', 'retrain')
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, which becomes ``path`` at the end: a kill leaves the old file or the new one."""
+    """Give a temporary name to write to, which becomes ``path`` at the end: a kill leaves the old or the new file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f'.{path.name}.tmp')
     yield temporary

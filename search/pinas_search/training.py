@@ -101,7 +101,8 @@ class TrainLoop:
 
         Args:
             batches: Batches from a given step on.
-            step: Makes one step (number from 0, batch) and returns scalars, which are averaged between lines of metrics.
+            step: Makes one step (number from 0, batch) and returns scalars, which are averaged between lines of
+                metrics.
             lr: Current learning rate.
             at_log: Further figures for a line of metrics, for example an evaluation.
 

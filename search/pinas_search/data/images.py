@@ -43,7 +43,7 @@ class ImageFiles:
             ValueError: If an image has no class, or several.
         """
         self.dataset, self.root = dataset, root
-        self._reader = getattr(dataset, 'reader', None)
+        self._reader: Any = getattr(dataset, 'reader', None)
         self.labels = torch.from_numpy(np.asarray(_targets(dataset, self._reader), dtype=np.int64))
         if self.labels.ndim != 1 or not len(self.labels) or self.labels.min() < 0:
             raise ValueError(f'the images of {root} do not have one class each: choose a split that is labelled')
@@ -91,7 +91,8 @@ class ImageFiles:
     def _open(self, index: int) -> BinaryIO:
         if not isinstance(self._reader, ReaderImageInTar):
             return self._reader[index][0]
-        # Not through the reader, which keeps its tars open: threads and forked workers would share the position in them.
+        # Not through the reader, which keeps its tars open: threads and forked workers would share the position in
+        # them.
         member, tar, inner = self._reader.samples[index]
         with open(os.path.join(self._reader.root, tar) if tar else self._reader.root, 'rb') as file:
             file.seek(member.offset_data + (inner.offset_data if inner is not None else 0))

@@ -1,8 +1,8 @@
 """Π-NAS: cross-path learning with a mean teacher and a queue of negatives (paper section 3; the authors' ``PiNAS``).
 
-Every image gives four views. Two paths are drawn; on each, the student encodes one view and the teacher another. The loss
-asks the student on one path to agree with the teacher on the *other* path (against feature shift), the teacher is a moving
-average of the student (against parameter shift), and earlier teacher outputs are the negatives.
+Every image gives four views. Two paths are drawn; on each, the student encodes one view and the teacher another. The
+loss asks the student on one path to agree with the teacher on the *other* path (against feature shift), the teacher
+is a moving average of the student (against parameter shift), and earlier teacher outputs are the negatives.
 
 Where the paper and the authors' code differ, the code is the default and the other reading is an option.
 """
@@ -37,7 +37,8 @@ class Options:
         temperature: Divides the similarities; 1 with ``Eq. 4`` of the paper read literally.
         cross_path: Compare the student with the teacher on the other path; off: on the same path (Table 7, CP).
         mean_teacher: Off: the teacher's weights are the student's (Table 7, MT; "S-Π model").
-        negatives: Off: no queue, the mean squared difference of the embeddings is the loss, which collapses (Table 7, N).
+        negatives: Off: no queue, the mean squared difference of the embeddings is the loss, which collapses (Table
+            7, N).
         path_pairs: ``disjoint`` draws two different choices at each position (code), ``independent`` two paths (paper).
         ema: ``per_path`` updates the teacher on each path, shared parts therefore twice (code); ``shared_once`` updates
             shared parts once; ``all_once`` updates every weight once per step (paper Eq. 2).
@@ -66,7 +67,9 @@ class Neck(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(num_features, num_features), nn.ReLU(inplace=True), nn.Linear(num_features, feature_dim)
         )
-        for layer in (self.mlp[0], self.mlp[2]):
+        for layer in self.mlp:
+            if not isinstance(layer, nn.Linear):
+                continue
             nn.init.kaiming_normal_(layer.weight, mode='fan_in', nonlinearity='relu')
             nn.init.zeros_(layer.bias)
 
@@ -78,8 +81,8 @@ class Neck(nn.Module):
 class SupernetPi(Method):
     """Student, teacher and queue. Trainable parameters are the student's and its neck's.
 
-    State-dict names are the authors': ``encoder_q.0`` (student supernet), ``encoder_q.1`` (neck), ``encoder_k`` (teacher),
-    ``queue`` [D, K], ``queue_ptr`` [1].
+    State-dict names are the authors': ``encoder_q.0`` (student supernet), ``encoder_q.1`` (neck), ``encoder_k``
+    (teacher), ``queue`` [D, K], ``queue_ptr`` [1].
     """
 
     num_views = 4
@@ -191,10 +194,7 @@ class SupernetPi(Method):
             self._update_teacher(path, first=i == 0)
             with torch.no_grad():
                 keys.append(self._encode(self.encoder_k, views[2 * i + 1], path))
-        if self.cross_path:
-            targets = [keys[1], keys[0]]
-        else:
-            targets = keys
+        targets = [keys[1], keys[0]] if self.cross_path else keys
         if not self.negatives:
             return sum((F.mse_loss(q, k) for q, k in zip(queries, targets, strict=True)), queries[0].new_zeros(()))
         loss = self._contrast(queries, targets)

@@ -80,8 +80,8 @@ class ResNeStSpace(Space):
         )
 
     def _measure_costs(self) -> CostTable:
-        # One network per choice holds every (position, choice) once; costs add up because a block's output shape does not
-        # depend on its choice. The meta device counts without computing.
+        # One network per choice holds every (position, choice) once; costs add up because a block's output shape
+        # does not depend on its choice. The meta device counts without computing.
         params = np.zeros((self.num_positions, len(BLOCK_CHOICES)), dtype=np.int64)
         macs = np.zeros_like(params)
         for choice in range(len(BLOCK_CHOICES)):

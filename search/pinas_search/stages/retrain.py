@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from functools import partial
 from pathlib import Path as FilePath
 
+import numpy as np
 import timm.optim
 import torch
 from timm.data import Mixup
@@ -33,7 +33,7 @@ __all__ = ['retrain']
 
 
 def retrain(run: Run) -> None:
-    """Train the networks; writes ``retrain/<name>/model`` (opens with timm's ``local-dir:``) and ``result.json`` for each.
+    """Train the networks; writes ``retrain/<name>/model`` (for timm's ``local-dir:``) and ``result.json``.
 
     Raises:
         FileNotFoundError: If the search has not finished.
@@ -60,8 +60,6 @@ def retrain(run: Run) -> None:
 
 def _random_paths(run: Run, winner: Path) -> list[Path]:
     """Distinct random paths under the limits of the search, other than the winner."""
-    import numpy as np
-
     config, stream = run.config, generator(run.config.seed, 'retrain/random-paths')
     limits = Limits(config.search.max_params, config.search.max_macs)
     paths: list[Path] = []
@@ -190,5 +188,5 @@ def _save_model(run: Run, model: nn.Module, path: Path, result: dict[str, object
     # Stored explicitly: timm records the arguments of create_model only since 1.0.31.
     model_args = {'choices': list(path), 'num_classes': len(names)}
     save_for_hf(model.cpu().to(memory_format=torch.contiguous_format), str(folder), config, model_args, True)
-    card = model_card(run.space, path, result, replace(run.config), run.path)
+    card = model_card(run.space, path, result, run.config, run.path)
     (folder / 'README.md').write_text(card, encoding='utf-8')

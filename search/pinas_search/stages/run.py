@@ -47,7 +47,7 @@ class Run:
         name = self.config.device
         available = {'cpu': True, 'cuda': torch.cuda.is_available(), 'mps': torch.backends.mps.is_available()}
         if name == 'auto':
-            name = next(key for key in ('cuda', 'mps', 'cpu') if available[key])  # type: ignore[assignment]
+            name = next(key for key in ('cuda', 'mps', 'cpu') if available[key])
         if not available[name]:
             there = ', '.join(key for key, value in available.items() if value)
             raise ValueError(f'device is {name}, but this machine has {there} only: set device=auto')

@@ -1,6 +1,7 @@
 """Which candidate next: strategies with ``ask`` and ``tell``.
 
-``OptunaStrategy`` is in ``pinas_search.strategies.optuna_sampler``; it stays there so that Optuna is imported on use only.
+``OptunaStrategy`` is in ``pinas_search.strategies.optuna_sampler``; it stays there so that Optuna is imported on use
+only.
 """
 
 from __future__ import annotations

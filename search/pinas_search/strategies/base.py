@@ -18,8 +18,8 @@ __all__ = ['SpaceExhaustedError', 'Strategy']
 class Strategy(ABC):
     """Proposes candidates. Deterministic given the seed and the history; never proposes a path twice.
 
-    A subclass implements ``_propose`` as a function of ``seed``, ``history`` and ``seen`` alone, so resuming needs no other
-    state than the (path, score) pairs. One that keeps further state overrides ``restore``.
+    A subclass implements ``_propose`` as a function of ``seed``, ``history`` and ``seen`` alone, so resuming needs
+    no other state than the (path, score) pairs. One that keeps further state overrides ``restore``.
 
     Attributes:
         space: The space.

@@ -38,12 +38,13 @@ class Classifier(Protocol):
 class LaNASOptions:
     """Options of ``LaNAS``.
 
-    The paper splits a fixed number of times at the mean score, by linear regression. Here a node splits at the median and
-    by classification, as in the authors' search of Π-NAS, for as long as both halves keep ``min_leaf`` samples.
+    The paper splits a fixed number of times at the mean score, by linear regression. Here a node splits at the
+    median and by classification, as in the authors' search of Π-NAS, for as long as both halves keep ``min_leaf``
+    samples.
 
     Attributes:
-        cp: Weight of exploration (LaNAS paper, UCB equation). Scores are replaced by their ranks in [0, 1], of which the
-            paper's rule of thumb takes a tenth.
+        cp: Weight of exploration (LaNAS paper, UCB equation). Scores are replaced by their ranks in [0, 1], of which
+            the paper's rule of thumb takes a tenth.
         initial: Uniform samples before the first tree; 80 in the Π-NAS authors' code.
         selects: Samples between one tree and the next; 8 in the Π-NAS authors' code.
         min_leaf: Fewest samples of a node. The first split therefore needs twice as many.
@@ -140,9 +141,9 @@ class Region:
 class LaNAS(Strategy):
     """Monte Carlo tree search over learnt halves of the space.
 
-    The tree is learnt anew every ``selects`` samples from the history. Each proposal descends from the root to the child with
-    the larger ``ucb``, then draws uniformly from the leaf it arrives at. Pending paths count as visits, without a score, so
-    that parallel workers spread out.
+    The tree is learnt anew every ``selects`` samples from the history. Each proposal descends from the root to the
+    child with the larger ``ucb``, then draws uniformly from the leaf it arrives at. Pending paths count as visits,
+    without a score, so that parallel workers spread out.
     """
 
     def __init__(

@@ -24,7 +24,8 @@ __all__ = ['OptunaStrategy', 'sampler_names']
 _TRIES = 8
 # They sample categories independently and at random, so they get integers, whose order means nothing here.
 _NUMERIC = {'CmaEsSampler', 'QMCSampler'}
-# Stops a study when it is through, which only works inside ``study.optimize``; RandomStrategy goes through a space as well.
+# Stops a study when it is through, which only works inside ``study.optimize``; RandomStrategy goes through a space
+# as well.
 _EXCLUDED = {'BruteForceSampler'}
 
 
@@ -37,9 +38,9 @@ def sampler_names() -> list[str]:
 class OptunaStrategy(Strategy):
     """One parameter per position, suggested by a sampler around a study in memory.
 
-    Optuna neither avoids repeats nor knows the limits, so both are added: a suggestion that is known or pending ends as a
-    failed trial, which samplers ignore; one over a limit as a pruned trial, which those that can (TPE) count as bad. After 8
-    rejections the last suggestion is mutated.
+    Optuna neither avoids repeats nor knows the limits, so both are added: a suggestion that is known or pending ends
+    as a failed trial, which samplers ignore; one over a limit as a pruned trial, which those that can (TPE) count as
+    bad. After 8 rejections the last suggestion is mutated.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class OptunaStrategy(Strategy):
     def restore(self, history: Iterable[tuple[Sequence[int], float]]) -> None:
         """Replay a history, because samplers keep notes in the study that the (path, score) pairs do not tell.
 
-        The next ``ask`` is the one an uninterrupted search would have made if that search told each path before it asked for
-        the next. Takes as long as all the ``ask`` of that search did.
+        The next ``ask`` is the one an uninterrupted search would have made if that search told each path before it
+        asked for the next. Takes as long as all the ``ask`` of that search did.
 
         Raises:
             ValueError: If a path is not in the space or a score is not a number.

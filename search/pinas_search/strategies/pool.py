@@ -12,8 +12,9 @@ from ..spaces import Limits, Path, Space
 __all__ = ['PathPool', 'SpaceExhaustedError', 'as_path']
 
 _BATCH = 4096
-# A pool of at most this many paths is listed. Of 4^16 paths, limits that leave more than this leave at least one in 65,536,
-# which random batches find: the limit on the batches then fails with probability exp(-62) while half of the paths are left.
+# A pool of at most this many paths is listed. Of 4^16 paths, limits that leave more than this leave at least one in
+# 65,536, which random batches find: the limit on the batches then fails with probability exp(-62) while half of the
+# paths are left.
 _LISTED = 65_536
 _BATCHES = 2000
 
@@ -43,8 +44,8 @@ class PathPool:
             seen: Paths to leave out.
 
         Yields:
-            Paths [N, L] with N of 0 to 4096. A pool of up to 65,536 paths is gone through completely and without repeats;
-            a larger one gives 2000 batches.
+            Paths [N, L] with N of 0 to 4096. A pool of up to 65,536 paths is gone through completely and without
+            repeats; a larger one gives 2000 batches.
         """
         if self._listed is not None:
             order = generator.permutation(len(self._listed))

@@ -18,10 +18,10 @@ __all__ = ['ResNeStSupernet']
 class ResNeStSupernet(nn.Module):
     """All networks of a space in one (paper section 3.1; the authors' ``SuperResNet``).
 
-    All paths share the stem and, with ``downsample_share``, the shortcut module of each stage. Everything else, every batch
-    norm included, belongs to one candidate. Parameter names are the authors': ``layer{s}.{b}.{choice}.<name in the network>``.
-    The authors list a shared shortcut once under each candidate; here the state dict has it once, under candidate 0, and
-    loading takes both forms.
+    All paths share the stem and, with ``downsample_share``, the shortcut module of each stage. Everything else,
+    every batch norm included, belongs to one candidate. Parameter names are the authors':
+    ``layer{s}.{b}.{choice}.<name in the network>``. The authors list a shared shortcut once under each candidate;
+    here the state dict has it once, under candidate 0, and loading takes both forms.
     """
 
     def __init__(self, space: ResNeStSpace, *, downsample_share: bool = True) -> None:
@@ -48,8 +48,13 @@ class ResNeStSupernet(nn.Module):
             if downsample_share:
                 for blocks in stages:
                     blocks[0].downsample = stages[0][0].downsample
-            self.add_module(f'layer{stage + 1}', nn.ModuleList(nn.ModuleList(blocks) for blocks in zip(*stages)))
-        self._blocks = [self.get_submodule(name) for name in space.block_names]
+            self.add_module(
+                f'layer{stage + 1}', nn.ModuleList(nn.ModuleList(blocks) for blocks in zip(*stages, strict=True))
+            )
+        self._blocks: list[nn.ModuleList] = [
+            self.get_submodule(name)  # type: ignore[misc]
+            for name in space.block_names
+        ]
         self.register_state_dict_post_hook(_drop_aliases)
         self.register_load_state_dict_pre_hook(_expand_aliases)
 
@@ -73,7 +78,7 @@ class ResNeStSupernet(nn.Module):
         return x
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
-        """The modules that hold weights of a path: the stem, then its blocks (the first of a stage with its shortcut)."""
+        """The modules that hold a path's weights: the stem, then its blocks (the first of a stage with the shortcut)."""
         path = self.space.validate(path)
         return [self.conv1, self.bn1, *(blocks[c] for blocks, c in zip(self._blocks, path, strict=True))]
 
@@ -120,7 +125,7 @@ def _aliases(supernet: ResNeStSupernet, prefix: str) -> dict[str, str]:
     """Further names of the shared shortcuts -> the name of candidate 0, both with ``prefix``."""
     if not supernet.downsample_share:
         return {}
-    aliases = {}
+    aliases: dict[str, str] = {}
     for stage in range(len(supernet.space.layers)):
         first = f'{prefix}layer{stage + 1}.0.'
         # Entries of the shared module, found by name: a module's own state_dict() would run the hooks again.
