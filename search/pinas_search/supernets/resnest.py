@@ -78,7 +78,7 @@ class ResNeStSupernet(nn.Module):
         return x
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
-        """The modules that hold a path's weights: the stem, then its blocks (the first of a stage with the shortcut)."""
+        """The modules that hold a path's weights: the stem, then its blocks (a stage's first with the shortcut)."""
         path = self.space.validate(path)
         return [self.conv1, self.bn1, *(blocks[c] for blocks, c in zip(self._blocks, path, strict=True))]
 
