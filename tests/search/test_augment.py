@@ -339,14 +339,3 @@ def test_normalize():
     mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
     torch.testing.assert_close(normalize(images, mean, std), TF.normalize(images, mean, std))
     torch.testing.assert_close(normalize(images[None], mean, std)[0], TF.normalize(images, mean, std))
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-def test_the_gpu_sees_the_same_views():
-    images = random_images(16, 24)
-    boxes = crop_boxes(16, 24, 24, (0.2, 1.0), (3 / 4, 4 / 3), random())
-    results = [
-        photometric(crop_resize(images.to(device), boxes, 20), ViewConfig(), random()).cpu()
-        for device in ('cpu', 'cuda')
-    ]
-    torch.testing.assert_close(*results, atol=1e-4, rtol=0)

@@ -66,7 +66,7 @@ class TestSupernet:
         supernet(views()[0], PATH).square().mean().backward()
         touched = {n for n, p in supernet.named_parameters() if p.grad is not None}
         blocks = zip(supernet.space.block_names, PATH, strict=True)
-        expected = tuple(f'{name}.{choice}.' for name, choice in blocks) + ('conv1.', 'bn1.')
+        expected = (*tuple(f'{name}.{choice}.' for name, choice in blocks), 'conv1.', 'bn1.')
         shared = {n for n, _ in supernet.named_parameters() if '.downsample.' in n}
         assert touched == {n for n, _ in supernet.named_parameters() if n.startswith(expected)} | shared
 
@@ -215,7 +215,9 @@ class TestSwitches:
         _, copied = self.loss_and_teacher(copy_bn_buffers=True)
         _, own = self.loss_and_teacher()
         assert int(copied.encoder_k.get_buffer('0.bn1.num_batches_tracked')) != 0
-        assert not torch.equal(copied.encoder_k.get_buffer('0.bn1.running_mean'), own.encoder_k.get_buffer('0.bn1.running_mean'))
+        assert not torch.equal(
+            copied.encoder_k.get_buffer('0.bn1.running_mean'), own.encoder_k.get_buffer('0.bn1.running_mean')
+        )
 
     def test_disjoint_and_independent_paths(self, supernet: ResNeStSupernet) -> None:
         generator = torch.Generator().manual_seed(0)
@@ -250,7 +252,7 @@ def test_other_methods_have_the_same_verbs(supernet: ResNeStSupernet, name: str,
     if name == 'spos':
         logits = method.scoring_head()(supernet(views(1)[0], paths[0]).mean((2, 3)))
         torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, torch.arange(4)))
-    with pytest.raises(ValueError, match='unknown key learn.options.wait'):
+    with pytest.raises(ValueError, match=r'unknown key learn\.options\.wait'):
         create_method(LearnConfig(method=name, options={'wait': 1}), supernet, 10)
 
 

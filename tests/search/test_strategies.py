@@ -79,7 +79,7 @@ def test_unknown_names(name: str, message: str) -> None:
 
 def test_scores_must_be_numbers() -> None:
     strategy = create_strategy('lanas', Toy(2, 2), seed=0)
-    with pytest.raises(ValueError, match='NaN|nan|finite'):
+    with pytest.raises(ValueError, match=r'NaN|nan|finite'):
         strategy.tell(strategy.ask(), float('nan'))
 
 
