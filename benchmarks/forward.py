@@ -1,9 +1,11 @@
 """Forward time of ``pinas_resnest50`` against timm's ``resnest50d``: the same network, the same weights, in eval mode.
 
-The outputs are compared before anything is timed. The two networks run alternately, so that a busy machine slows both.
+The outputs are compared before anything is timed. The networks run alternately, so that a busy machine slows all alike,
+and a second copy of timm's network shows how far a ratio strays from 1 by noise alone.
 """
 
 import argparse
+import copy
 import os
 import platform
 import statistics
@@ -68,7 +70,7 @@ def seconds(model: nn.Module, x: torch.Tensor) -> float:
 
 @torch.inference_mode()
 def main() -> None:
-    """Print both medians and their ratio."""
+    """Print the medians and the ratios; 1.0 and more means as fast as timm or faster."""
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         epilog='Example: python benchmarks/forward.py --threads 1 --batch-size 8 --repeats 15',
@@ -90,23 +92,23 @@ def main() -> None:
     print(f'{hardware}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), {versions}')
     print(f'fp32, batch {args.batch_size} of {args.size}x{args.size}, {layout}, medians of {args.repeats} passes')
     theirs, ours, x = build(args.batch_size, args.size, args.channels_last, args.device)
-    for _ in range(args.warmup):
-        seconds(theirs, x), seconds(ours, x)
-    times = []
-    for i in range(args.repeats):  # A B, B A, A B: neither always runs behind the other
-        first, second = (theirs, ours) if i % 2 == 0 else (ours, theirs)
-        pair = seconds(first, x), seconds(second, x)
-        times.append(pair if i % 2 == 0 else pair[::-1])
-    for name, values in zip(('timm resnest50d', 'pinas_resnest50'), zip(*times, strict=True), strict=True):
+    models = {'timm resnest50d': theirs, 'pinas_resnest50': ours, 'timm, second copy': copy.deepcopy(theirs)}
+    times = {name: [] for name in models}
+    for i in range(args.warmup + args.repeats):
+        order = list(models)[i % 3 :] + list(models)[: i % 3]  # none always runs behind the same other
+        for name in order:
+            elapsed = seconds(models[name], x)
+            if i >= args.warmup:
+                times[name].append(elapsed)
+    for name, values in times.items():
         median = statistics.median(values)
         speed = args.batch_size / median
-        print(f'{name}  {median * 1000:9.1f} ms, {speed:7.1f} images/s  (fastest {min(values) * 1000:.1f} ms)')
-    # A ratio per pair of neighbouring passes: both saw the same load of the machine.
-    ratios = sorted(a / b for a, b in times)
-    print(
-        f'ratio timm / ours  {statistics.median(ratios):.3f}  (median of {args.repeats} pairs, {ratios[0]:.3f} .. '
-        f'{ratios[-1]:.3f}; 1.0 and more: as fast or faster)'
-    )
+        print(f'{name:18} {median * 1000:9.1f} ms, {speed:7.1f} images/s  (fastest {min(values) * 1000:.1f} ms)')
+    reference, *others = times
+    for name in others:
+        # A ratio per round: neighbouring passes saw the same load of the machine.
+        ratios = sorted(a / b for a, b in zip(times[reference], times[name], strict=True))
+        print(f'ratio timm / {name:18} {statistics.median(ratios):.3f}  ({ratios[0]:.3f} .. {ratios[-1]:.3f})')
 
 
 if __name__ == '__main__':
