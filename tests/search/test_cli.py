@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -77,7 +78,8 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(uninterrupted: Pat
             stdout=subprocess.DEVNULL,
         )
         while not (run / name).exists() and process.poll() is None:
-            pass  # the kill comes as soon as the stage has begun to write
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.02)  # the kill comes as soon as the stage has begun to write
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, f'the run ended before {name} was seen'
     result = command('run', '--config', 'digits', '--out', 'run', *SMALL, cwd=tmp_path)
