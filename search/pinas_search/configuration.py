@@ -20,7 +20,7 @@ __all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 
 T = TypeVar('T')
 
 # What a run may change without becoming another run: where it is executed.
-_PLACE = ('device', 'threads', 'data.root', 'data.workers', 'data.in_memory')
+_PLACE = ('device', 'threads', 'data.root', 'data.workers')
 
 _POSITIVE = {'batch_size', 'batches', 'candidates', 'checkpoint_seconds', 'epochs', 'image_size', 'lr', 'max_images'}
 _POSITIVE |= {'max_macs', 'max_params', 'max_steps', 'std', 'threads', 'scale', 'ratio'}
