@@ -1,100 +1,653 @@
-"""Strategies: never twice, within the limits, deterministic, exhaustible."""
+"""Strategies: never twice, within the limits, deterministic, exhaustible; LaNAS as described, better than random."""
 
-from __future__ import annotations
-
+import itertools
+import math
 import subprocess
 import sys
+import warnings
+from collections import Counter
+from functools import partial
 
 import numpy as np
+import optuna
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import chi2, rankdata
+from sklearn.linear_model import LogisticRegression
+from sklearn.tree import DecisionTreeClassifier
 
 from pinas_search.spaces import Cost, CostTable, Limits, Space
-from pinas_search.strategies import SpaceExhaustedError, create_strategy
+from pinas_search.strategies import LaNAS, LaNASOptions, RandomStrategy, SpaceExhaustedError, Strategy, create_strategy
+from pinas_search.strategies.lanas import Node, ucb
+from pinas_search.strategies.optuna_sampler import OptunaStrategy, sampler_names
 
 NAMES = ['lanas', 'random', 'optuna:TPESampler', 'optuna:NSGAIISampler']
+SMALL = LaNASOptions(initial=8, selects=3, min_leaf=2)  # so that trees grow in tests of a few steps
 
 
 class Toy(Space):
+    """A space with made-up costs, different at each position and choice."""
+
     name = 'toy'
 
-    def __init__(self, *num_choices: int) -> None:
+    def __init__(self, *num_choices):
         self.num_choices = num_choices
 
-    def _measure_costs(self) -> CostTable:
-        costs = np.tile(np.arange(max(self.num_choices)), (self.num_positions, 1))
-        return CostTable(Cost(1, 10), costs, 2 * costs)
+    def _measure_costs(self):
+        rng = np.random.default_rng(0)
+        exists = np.arange(max(self.num_choices)) < np.array(self.num_choices)[:, None]
+        params, macs = (rng.integers(1, 100, size=exists.shape) * exists for _ in range(2))
+        return CostTable(Cost(params=100, macs=200), params, macs)
 
 
-def value(path: tuple[int, ...]) -> float:
-    """Separable: each position has a best choice of its own."""
-    return float(sum(((3 * i + 2) % 4 == c) * (1 + i % 3) for i, c in enumerate(path)))
+def paper_space():
+    return Toy(*(4,) * 16)
 
 
-def play(strategy, steps: int) -> list[tuple[int, ...]]:
+def all_paths(space, limits=None):
+    paths = np.array(list(np.ndindex(*space.num_choices)))
+    return set(map(tuple, paths[(limits or Limits()).allow(space, paths)].tolist()))
+
+
+def quantile_limits(space, q):
+    """Limits that a fraction of about ``q`` of the paths satisfies, each."""
+    rng = np.random.default_rng(0)
+    costs = space.costs(rng.integers(0, space.num_choices, size=(2000, space.num_positions)))
+    return Limits(*(int(np.quantile(c, q)) for c in costs))
+
+
+class Separable:
+    """The score of a path is a sum over positions, with a normal weight for each position and choice."""
+
+    def __init__(self, space, seed):
+        self.weights = np.random.default_rng(seed).normal(size=(space.num_positions, max(space.num_choices)))
+
+    def __call__(self, path):
+        return float(self.weights[np.arange(len(path)), list(path)].sum())
+
+
+def make(name, space, seed=0, limits=None, lanas=SMALL):
+    return create_strategy(name, space, seed=seed, limits=limits, lanas=lanas)
+
+
+def play(strategy, steps, score):
     paths = []
     for _ in range(steps):
         paths.append(strategy.ask())
-        strategy.tell(paths[-1], value(paths[-1]))
+        strategy.tell(paths[-1], score(paths[-1]))
     return paths
 
 
+# The contract of all strategies
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    num_choices=st.lists(st.integers(1, 4), min_size=2, max_size=5),
+    seed=st.integers(0, 2**63 - 1),
+    fraction=st.floats(0.2, 1),
+    steps=st.lists(st.sampled_from(['ask', 'tell first', 'tell last', 'tell other']), max_size=50),
+    scores=st.sampled_from([float, lambda total: float(total % 3), lambda _: 0.5, lambda total: -math.inf]),
+)
+def test_contract(name, num_choices, seed, fraction, steps, scores):
+    """Proposals are new, valid and within the limits, whatever is pending and whatever was told from outside."""
+    space = Toy(*num_choices)
+    limits = quantile_limits(space, fraction)
+    allowed = all_paths(space, limits)
+    others = iter(sorted(all_paths(space)))
+    strategy, known, pending = make(name, space, seed, limits), set(), []
+    for step in steps:
+        if step == 'ask':
+            if not allowed - known:
+                with pytest.raises(SpaceExhaustedError):
+                    strategy.ask()
+                continue
+            path = strategy.ask()
+            assert all(type(choice) is int for choice in path)
+            assert path in allowed - known
+            pending.append(path)
+            known.add(path)
+        elif step == 'tell other':
+            path = next(others, None)
+            if path is not None and path not in known:
+                strategy.tell(path, scores(sum(path)))
+                known.add(path)
+        elif pending:
+            path = pending.pop(0 if step == 'tell first' else -1)
+            strategy.tell(path, scores(sum(path)))
+        assert strategy.seen == known
+        assert strategy.pending == sorted(pending)
+
+
+@pytest.mark.parametrize('limited', [False, True], ids=['all', 'limited'])
+@pytest.mark.parametrize('num_choices', [(3, 3, 3), (3, 2, 4), (1, 5), (2, 3, 1, 4, 2)], ids=str)
 @pytest.mark.parametrize('name', NAMES)
-def test_exhausts_a_space_with_unequal_positions(name: str) -> None:
-    strategy = create_strategy(name, Toy(3, 2, 4), seed=0)
-    paths = play(strategy, 24)
-    assert len(set(paths)) == 24
-    assert all(c < m for path in paths for c, m in zip(path, (3, 2, 4), strict=True))
-    with pytest.raises(SpaceExhaustedError):
+def test_small_space_is_exhausted(name, num_choices, limited):
+    space = Toy(*num_choices)
+    limits = quantile_limits(space, 0.7) if limited else Limits()
+    expected = all_paths(space, limits)
+    assert limited == (len(expected) < space.size)
+    strategy = make(name, space, limits=limits)
+    paths = play(strategy, len(expected), sum)
+    assert len(set(paths)) == len(paths)
+    assert set(paths) == expected
+    with pytest.raises(SpaceExhaustedError, match=f'{len(expected)} paths of toy satisfy Limits'):
         strategy.ask()
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_limits_no_duplicates_and_pending(name: str) -> None:
-    space, limits = Toy(*(4,) * 8), Limits(max_params=12, max_macs=40)
-    strategy = create_strategy(name, space, seed=1, limits=limits)
-    paths = play(strategy, 60)
-    paths += [strategy.ask() for _ in range(5)]  # not told: other workers evaluate them
-    assert len(set(paths)) == 65
-    assert limits.allow(space, np.array(paths)).all()
+def test_same_seed_and_history_give_the_same_paths(name):
+    space = paper_space()
+    first, second = (play(make(name, space, seed=3), 40, Separable(space, 0)) for _ in range(2))
+    assert first == second
+    # One equal path by chance: probability below 40^2 * 4^-16.
+    assert not set(first) & set(play(make(name, space, seed=4), 40, Separable(space, 0)))
+
+
+@pytest.mark.parametrize('name', ['lanas', 'optuna:TPESampler', 'optuna:NSGAIISampler'])
+def test_scores_matter(name):
+    """The sign too: else a strategy that ignores ``tell`` would pass."""
+    space, steps = Toy(*(4,) * 8), 120  # more than NSGA-II's population of 50
+    score = Separable(space, 1)
+    up, down = (play(make(name, space), steps, s) for s in (score, lambda path: -score(path)))
+    late = steps // 2
+    assert np.mean([score(p) for p in up[late:]]) > np.mean([score(p) for p in up[:late]])
+    # A path's standard deviation is about 2.4: under equal means the difference has 2.4 * sqrt(2 / 60) = 0.44.
+    assert np.mean([score(p) for p in up[late:]]) - np.mean([score(p) for p in down[late:]]) > 2
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_restored_goes_on_as_if_uninterrupted(name: str) -> None:
+def test_restored_goes_on_as_if_uninterrupted(name):
+    space, limits = Toy(*(4,) * 8), quantile_limits(Toy(*(4,) * 8), 0.8)
+    score = Separable(space, 0)
+    paths = play(make(name, space, 2, limits), 75, score)
+    cuts = (0, 1, 7, 8, 9, 10, 11, 12, 49, 50, 51, 60)  # around the first trees, and around NSGA-II's first population
+    for cut in cuts:
+        resumed = make(name, space, 2, limits)
+        resumed.restore((path, score(path)) for path in paths[:cut])
+        assert resumed.pending == []
+        assert play(resumed, 75 - cut, score) == paths[cut:]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.sampled_from(['ask', 'tell', 'other']), max_size=40), st.sampled_from(['lanas', 'random']))
+def test_state_is_history_and_pending(steps, name):
+    """A strategy with the same history and pending paths, in another order of events, proposes the same."""
     space = Toy(*(4,) * 8)
-    whole = create_strategy(name, space, seed=2)
-    paths = play(whole, 130)
-    resumed = create_strategy(name, space, seed=2)
-    resumed.restore((path, value(path)) for path in paths[:95])
-    assert play(resumed, 35) == paths[95:]
-    assert play(create_strategy(name, space, seed=3), 10) != paths[:10]
+    score, rng = Separable(space, 0), np.random.default_rng(0)
+    strategy = make(name, space)
+    for step in steps:
+        if step == 'ask':
+            strategy.ask()
+        elif step == 'other':
+            strategy.tell(rng.integers(0, space.num_choices), 0.0)
+        elif strategy.pending:
+            strategy.tell(strategy.pending[0], score(strategy.pending[0]))
+    twin = make(name, space)
+    twin.restore(strategy.history)
+    twin.seen.update(strategy.pending)
+    assert [twin.ask() for _ in range(3)] == [strategy.ask() for _ in range(3)]
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_history_of_parallel_workers_is_restored(name):
+    """Told in another order than asked: nothing stays pending, nothing is lost, nothing comes again."""
+    space, strategy = Toy(3, 3, 3), make(name, Toy(3, 3, 3))
+    asked = [strategy.ask() for _ in range(12)]
+    history = [(path, float(sum(path))) for path in reversed(asked)]
+    resumed = make(name, space)
+    resumed.restore(history)
+    assert resumed.history == history
+    assert resumed.pending == []
+    assert len(set(play(resumed, 27 - 12, sum)) | set(asked)) == 27
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_score_must_be_a_number(name):
+    strategy = make(name, Toy(2, 2))
+    path = strategy.ask()
+    with pytest.raises(ValueError, match=f'the score of {path[0]}{path[1]} is NaN.*report -inf for a candidate that'):
+        strategy.tell(path, math.nan)
+    assert strategy.history == []
+    assert strategy.pending == [path]
+    strategy.tell(path, -math.inf)
+    assert strategy.pending == []
+    assert len(set(play(strategy, 3, sum)) | {path}) == 4
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_told_path_must_be_in_the_space(name):
+    strategy = make(name, Toy(2, 3))
+    with pytest.raises(ValueError, match=r'choices\[0\] is 2; position 0 of toy allows 0\.\.1'):
+        strategy.tell((2, 0), 1.0)
+    assert strategy.seen == set()
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_infeasible_limit_is_refused(name):
+    with pytest.raises(ValueError, match='max_params is 100, but the cheapest network of toy has'):
+        make(name, Toy(2, 2), limits=Limits(max_params=100))
+
+
+def test_limits_that_exclude_each_other_end_the_search():
+    space = Toy(4, 4)
+    params, macs = space.costs(np.array(sorted(all_paths(space))))
+    assert params.argmin() != macs.argmin()
+    with pytest.raises(SpaceExhaustedError, match='0 paths of toy satisfy'):
+        make('random', space, limits=Limits(int(params.min()), int(macs.min()))).ask()
+
+
+# Random
+
+
+def test_random_is_uniform():
+    """A correct sampler fails for about one choice of seeds in a million per case."""
+    small, large = Toy(3, 2, 4), Toy(*(4,) * 9)  # a space that is listed, and one that is drawn from
+    limits = quantile_limits(small, 0.7)
+    for space, limit, key, cells in [
+        (small, None, lambda path: path, all_paths(small)),
+        (small, limits, lambda path: path, all_paths(small, limits)),
+        (large, None, lambda path: path[::4], set(itertools.product(range(4), repeat=3))),
+    ]:
+        counts = Counter(key(RandomStrategy(space, seed=seed, limits=limit).ask()) for seed in range(3000))
+        assert set(counts) <= cells
+        expected = 3000 / len(cells)
+        statistic = sum((counts[cell] - expected) ** 2 / expected for cell in cells)
+        assert statistic < chi2.isf(1e-6, len(cells) - 1)
+
+
+def test_later_paths_are_uniform_over_the_rest():
+    """A correct sampler fails for about one choice of seeds in a million."""
+    space, counts = Toy(2, 3), Counter()
+    for seed in range(2000):
+        strategy = RandomStrategy(space, seed=seed)
+        strategy.ask()
+        counts[strategy.ask()] += 1
+    expected = 2000 / 6
+    assert sum((counts[path] - expected) ** 2 / expected for path in all_paths(space)) < chi2.isf(1e-6, 5)
+
+
+@pytest.mark.parametrize('name', ['lanas', 'random'])
+def test_tight_limit_of_a_large_space(name):
+    """One path in 10^8: random draws would not find them."""
+    space = paper_space()
+    table = space.cost_table
+    limit = table.fixed.params + int(table.params.min(axis=1).sum()) + 8
+    totals = Counter({table.fixed.params: 1})  # how many paths cost how much, independently of how the pool lists them
+    for row in table.params.tolist():
+        totals = sum((Counter({t + cost: n for t, n in totals.items()}) for cost in row), Counter())
+    count = sum(n for total, n in totals.items() if total <= limit)
+    assert 10 < count < 100
+    strategy = make(name, space, limits=Limits(max_params=limit))
+    paths = play(strategy, count, Separable(space, 0))
+    assert len(set(paths)) == count
+    assert (space.costs(np.array(paths))[0] <= limit).all()
+    with pytest.raises(SpaceExhaustedError):
+        strategy.ask()
+
+
+# LaNAS
+
+
+class Recorder(LogisticRegression):
+    """A classifier that remembers what it was given."""
+
+    def fit(self, features, good):
+        self.labels, self.calls = good, 0
+        return super().fit(features, good)
+
+    def predict(self, features):
+        self.calls += 1
+        return super().predict(features)
+
+
+def searched(seed=0, steps=150, options=None):
+    """A search of the paper's space that has learnt a tree."""
+    space = paper_space()
+    strategy = LaNAS(space, seed=seed, options=options or LaNASOptions(initial=40, min_leaf=10))
+    play(strategy, steps, Separable(space, seed))
+    return strategy
+
+
+def one_hot(space, paths):
+    """Features of a space with the same number of choices everywhere, written the long way."""
+    return np.array(
+        [[float(path[i] == c) for i, m in enumerate(space.num_choices) for c in range(m)] for path in paths]
+    )
+
+
+def test_ucb_is_the_papers():
+    assert ucb(0.5, 4, 16, 0.1) == pytest.approx(0.5 + 2 * 0.1 * math.sqrt(2 * math.log(16) / 4))
+    assert ucb(0.5, 4, 16, 0.1) == pytest.approx(0.7354820, abs=1e-7)  # by hand: ln 16 = 2.7725887
+    assert ucb(0.25, 20, 100, 0.5) == pytest.approx(0.9286140, abs=1e-7)  # sqrt(2 * 4.6051702 / 20) = 0.6786140
+    assert ucb(0.3, 7, 9, 0) == 0.3
+    assert ucb(0.0, 0, 9, 0) == math.inf
+
+
+@pytest.mark.parametrize('cp', [0, 0.1, 0.5, 2])
+def test_select_descends_by_ucb(cp):
+    strategy = searched(options=LaNASOptions(cp=cp, initial=40, min_leaf=10))
+    pending = [strategy.ask() for _ in range(20)]
+    region = strategy.select()
+    paths = [path for path, _ in strategy.history] + sorted(pending)
+    features = one_hot(strategy.space, paths)
+    ranks = (rankdata([score for _, score in strategy.history]) - 1) / (len(strategy.history) - 1)
+    here = set(range(len(paths)))
+    assert len(region.conditions) >= 2
+    for classifier, side in region.conditions:
+        good = classifier.predict(features)
+        bound = {}
+        for s in (True, False):
+            child = [i for i in here if good[i] == s]
+            mean = np.mean([ranks[i] for i in child if i < len(ranks)])
+            bound[s] = mean + 2 * cp * math.sqrt(2 * math.log(len(here)) / len(child))
+        assert bound[side] > bound[not side]
+        here = {i for i in here if good[i] == side}
+
+
+def test_exploration_follows_cp():
+    """Without exploration the good half always wins; with much of it the half with fewer visits does."""
+    sides = {}
+    for cp in (0, 100):
+        strategy = searched(options=LaNASOptions(cp=cp, initial=60, selects=1000), steps=60)
+        sides[cp] = []
+        for _ in range(40):
+            strategy.tell(strategy.ask(), 0.0)
+            sides[cp].append(strategy.select().conditions[0][1])
+    assert set(sides[0]) == {True}
+    assert 10 < sum(sides[100]) < 30
+
+
+def test_pending_paths_count_as_visits():
+    """Workers spread out: with nothing told in between, the statistics would never change."""
+    strategy = searched(options=LaNASOptions(cp=1, initial=80), steps=80)
+    sides = []
+    for _ in range(150):
+        sides.append(strategy.select().conditions[0][1])
+        strategy.ask()
+    assert sides[0] is True
+    assert {True, False} == set(sides)
+
+
+def test_region_needs_all_conditions():
+    strategy = searched()
+    region = strategy.select()
+    paths = np.random.default_rng(0).integers(0, 4, size=(20_000, 16))
+    features = one_hot(strategy.space, paths)
+    answers = np.array([classifier.predict(features) == side for classifier, side in region.conditions])
+    assert len(answers) >= 2
+    assert (answers.any(axis=0) & ~answers.all(axis=0)).any()  # all and any differ
+    assert answers.all(axis=0).any()
+    assert (region.contains(features) == answers.all(axis=0)).all()
+
+
+def test_proposals_lie_in_the_selected_leaf():
+    strategy = searched(steps=100)
+    score, seen_depths = Separable(strategy.space, 0), set()
+    for _ in range(60):
+        region = strategy.select()
+        path = strategy.ask()
+        features = one_hot(strategy.space, [path])
+        assert all(classifier.predict(features)[0] == side for classifier, side in region.conditions)
+        seen_depths.add(len(region.conditions))
+        strategy.tell(path, score(path))
+    assert max(seen_depths) >= 3
+
+
+def test_small_leaf_is_searched_near_its_best():
+    """When uniform draws no longer hit the leaf, its best path is mutated: proposals stay close to it."""
+    strategy = searched(steps=500, options=LaNASOptions(batches=1))
+    scores = dict(strategy.history)
+    region = strategy.select()
+    uniform = np.random.default_rng(0).integers(0, 4, size=(100_000, 16))
+    assert region.contains(one_hot(strategy.space, uniform)).mean() < 1e-4
+    members = [path for path in scores if region.contains(one_hot(strategy.space, [path]))[0]]
+    best = max(members, key=scores.__getitem__)
+    path = strategy.ask()
+    assert region.contains(one_hot(strategy.space, [path]))[0]
+    assert sum(a != b for a, b in zip(path, best, strict=True)) <= 3  # 12 of 16 for a random path
+
+
+def leaves(node):
+    if node.split is None:
+        return [node]
+    _, children = node.split
+    return [leaf for child in children.values() for leaf in leaves(child)]
+
+
+def test_nodes_split_by_classifier_at_the_median_until_they_are_small():
+    rng, space = np.random.default_rng(0), paper_space()
+    paths = rng.integers(0, 4, size=(400, 16))
+    scores = np.array([Separable(space, 0)(path) for path in paths.tolist()])
+    options = LaNASOptions(min_leaf=20, classifier=Recorder)
+    root = Node(one_hot(space, paths), scores, options)
+    classifier, children = root.split
+    assert (classifier.labels == (scores >= np.median(scores))).all()
+    predicted = classifier.predict(root.features)
+    for side in (True, False):
+        assert (children[side].scores == scores[predicted == side]).all()
+        assert (children[side].features == root.features[predicted == side]).all()
+    assert children[True].scores.mean() > children[False].scores.mean()
+    sizes = [len(leaf.scores) for leaf in leaves(root)]
+    assert sum(sizes) == 400
+    assert min(sizes) >= 20
+    assert len(sizes) >= 6  # 400 samples and halves of at least 20 allow a tree of more than two levels
+    assert root.split is root.split  # learnt once
 
 
 @pytest.mark.parametrize(
-    ('name', 'message'), [('lanass', 'did you mean lanas'), ('optuna:TPESample', 'TPESampler'), ('x', 'Allowed are')]
+    ('scores', 'good'),
+    [
+        ([0, 1, 2, 3, 4, 5, 6, 7], [False] * 4 + [True] * 4),
+        ([0, 1, 2, 3, 4, 5, 6], [False] * 3 + [True] * 4),  # the median itself is good
+        ([0, 0, 0, 0, 0, 0, 1, 2], [False] * 6 + [True] * 2),  # the median is the lowest score
+        ([0, 0, 0, 0, 1, 1, 1, 1], [False] * 4 + [True] * 4),
+        ([0, 1, 1, 1, 1, 1, 1, 1], [False] + [True] * 7),
+        ([5] * 8, None),
+        ([5], None),
+    ],
+    ids=str,
 )
-def test_unknown_names(name: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_ties(scores, good):
+    # Each sample has a feature of its own, so that a decision tree learns any labels without error.
+    classifier = partial(DecisionTreeClassifier, random_state=0)
+    scores = np.array(scores, dtype=float)
+    node = Node(np.eye(8)[: len(scores)], scores, LaNASOptions(min_leaf=1, classifier=classifier))
+    if good is None:
+        assert node.split is None
+    else:
+        _, children = node.split
+        assert {side: child.scores.tolist() for side, child in children.items()} == {
+            side: scores[np.array(good) == side].tolist() for side in (True, False)
+        }
+        smallest = min(sum(good), len(good) - sum(good))
+        too_small = LaNASOptions(min_leaf=smallest + 1, classifier=classifier)
+        assert Node(node.features, scores, too_small).split is None
+
+
+def test_constant_scores_do_not_stop_the_search():
+    strategy = make('lanas', paper_space())
+    assert len(set(play(strategy, 60, lambda _: 0.5))) == 60
+    assert strategy.select().conditions == []
+
+
+@pytest.mark.parametrize('transform', [lambda y: 1000 * y - 7, math.exp, lambda y: y**3], ids=['scale', 'exp', 'cube'])
+def test_only_the_order_of_scores_matters(transform):
+    space = paper_space()
+    score = Separable(space, 5)
+    plain, transformed = (LaNAS(space, seed=0, options=LaNASOptions(initial=40)) for _ in range(2))
+    assert play(plain, 90, score) == play(transformed, 90, lambda path: transform(score(path)))
+
+
+def test_tree_is_learnt_every_selects_samples():
+    strategy = searched(steps=40, options=LaNASOptions(initial=40, selects=5, min_leaf=10, classifier=Recorder))
+    trees = []
+    for _ in range(15):
+        trees.append(strategy.select().conditions[0][0])
+        strategy.tell(strategy.ask(), 0.0)
+    assert [trees.index(tree) for tree in trees] == [0] * 5 + [5] * 5 + [10] * 5
+    assert [len(trees[i].labels) for i in (0, 5, 10)] == [40, 45, 50]
+
+
+def test_a_batch_costs_one_call_per_classifier():
+    strategy = searched(options=LaNASOptions(initial=40, min_leaf=10, classifier=Recorder))
+    region = strategy.select()
+    features = one_hot(strategy.space, np.random.default_rng(0).integers(0, 4, size=(4096, 16)))
+    before = [classifier.calls for classifier, _ in region.conditions]
+    region.contains(features)
+    assert [classifier.calls - b for (classifier, _), b in zip(region.conditions, before, strict=True)] == [1] * len(
+        before
+    )
+
+
+def test_starts_with_random_samples():
+    space = paper_space()
+    options = LaNASOptions(initial=30, min_leaf=10)
+    lanas = play(LaNAS(space, seed=1, options=options), 31, Separable(space, 0))
+    random = play(RandomStrategy(space, seed=1), 31, Separable(space, 0))
+    assert lanas[:30] == random[:30]
+    assert lanas[30] != random[30]
+
+
+def test_classifier_is_pluggable():
+    classifier = partial(DecisionTreeClassifier, max_depth=3, random_state=0)
+    strategy = searched(options=LaNASOptions(initial=40, min_leaf=10, classifier=classifier))
+    conditions = strategy.select().conditions
+    assert conditions
+    assert all(isinstance(c, DecisionTreeClassifier) for c, _ in conditions)
+
+
+@pytest.mark.parametrize(
+    ('option', 'value'),
+    [('cp', -0.1), ('cp', math.nan), ('initial', 0), ('selects', 0), ('min_leaf', 0), ('batches', 0)],
+)
+def test_wrong_options_are_named(option, value):
+    with pytest.raises(ValueError, match=f'{option} of LaNAS is {value}, must be at least'):
+        LaNASOptions(**{option: value})
+
+
+def test_lanas_beats_random_on_the_papers_space():
+    """LaNAS finds a better best path than random search in 17 of 20 seeds at least, by more than 1 on average.
+
+    A strategy no better than random passes the first line with probability 0.13 % (a coin for each seed). On 100 other
+    seeds (1000..1099) LaNAS was better in 95, by 2.13 on average (sd 1.39); with these figures 20 new seeds would fail
+    the first line with probability 1.6 % and the second with 0.02 %. The seeds are fixed, so the outcome is too.
+    """
+    space, differences = paper_space(), []
+    for seed in range(20):
+        score = Separable(space, 10_000 + seed)
+        best = {
+            name: max(map(score, play(create_strategy(name, space, seed=seed), 200, score)))
+            for name in ('lanas', 'random')
+        }
+        differences.append(best['lanas'] - best['random'])
+    assert sum(d > 0 for d in differences) >= 17
+    assert np.mean(differences) > 1
+
+
+# Optuna
+
+
+class BestSoFar(optuna.samplers.BaseSampler):
+    """Suggests the best path known, or choice 0 everywhere."""
+
+    def infer_relative_search_space(self, study, trial):
+        return {}
+
+    def sample_relative(self, study, trial, search_space):
+        return {}
+
+    def sample_independent(self, study, trial, param_name, param_distribution):
+        complete = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
+        return study.best_trial.params[param_name] if complete else 0
+
+
+@pytest.mark.parametrize('sampler', sampler_names())
+def test_every_sampler_of_optuna(sampler):
+    space = Toy(4, 3, 1, 4, 2, 4)
+    limits = quantile_limits(space, 0.8)
+    strategy, resumed = (OptunaStrategy(space, sampler, seed=1, limits=limits) for _ in range(2))
+    paths = play(strategy, 25, sum)
+    assert len(set(paths)) == 25
+    assert set(paths) <= all_paths(space, limits)
+    resumed.restore((path, sum(path)) for path in paths)
+    assert resumed.ask() == strategy.ask()
+
+
+def test_samplers_are_found():
+    assert {'TPESampler', 'NSGAIISampler', 'RandomSampler', 'CmaEsSampler', 'GPSampler'} <= set(sampler_names())
+    assert not {'BaseSampler', 'GridSampler', 'PartialFixedSampler', 'BruteForceSampler'} & set(sampler_names())
+
+
+def test_sampler_suggests_and_repeats_become_neighbours():
+    """The sampler gets scores that are bigger for better; its repeats are replaced by paths nearby."""
+    strategy = OptunaStrategy(Toy(*(4,) * 8), lambda seed: BestSoFar(), seed=0)
+    assert strategy.ask() == (0,) * 8
+    strategy.tell((0,) * 8, 1.0)
+    strategy.tell((1,) * 8, 3.0)
+    strategy.tell((2,) * 8, 2.0)
+    paths = play(strategy, 10, lambda _: 0.0)
+    assert all(path.count(1) == 7 for path in paths)  # 24 paths differ at one position
+
+
+def test_suggestion_over_a_limit_is_replaced():
+    space = Toy(*(4,) * 8)
+    cheapest = tuple(space.cost_table.params.argmin(axis=1).tolist())
+    over = tuple(space.cost_table.params.argmax(axis=1).tolist())
+    limits = Limits(max_params=space.cost(over).params - 1)
+    strategy = OptunaStrategy(space, lambda seed: BestSoFar(), seed=0, limits=limits)
+    strategy.tell(cheapest, 0.0)
+    strategy.tell(over, 1.0)
+    path = strategy.ask()
+    assert space.cost(path).params <= limits.max_params
+    assert sum(a != b for a, b in zip(path, over, strict=True)) == 1
+
+
+def test_optuna_is_quiet_and_leaves_its_settings(capfd):
+    before = optuna.logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        for sampler in ('NSGAIIISampler', 'QMCSampler', 'GPSampler', 'TPESampler'):  # the first three are experimental
+            play(OptunaStrategy(Toy(4, 4, 4), sampler, seed=0), 12, sum)
+    assert optuna.logging.get_verbosity() == before
+    assert capfd.readouterr() == ('', '')
+
+
+def test_unknown_sampler():
+    with pytest.raises(
+        ValueError, match=r"Optuna has no sampler 'TPESample', did you mean TPESampler.*Allowed.*NSGAIISampler"
+    ):
+        create_strategy('optuna:TPESample', Toy(2, 2), seed=0)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    ('name', 'kind'), [('lanas', LaNAS), ('random', RandomStrategy), ('optuna:RandomSampler', OptunaStrategy)]
+)
+def test_create_by_name(name, kind):
+    space, limits, options = Toy(2, 2), Limits(max_params=1000), LaNASOptions(cp=3)
+    strategy = create_strategy(name, space, seed=5, limits=limits, lanas=options)
+    assert type(strategy) is kind
+    assert isinstance(strategy, Strategy)
+    assert (strategy.space, strategy.seed, strategy.limits) == (space, 5, limits)
+    assert name != 'lanas' or strategy.options is options
+
+
+@pytest.mark.parametrize(
+    ('name', 'nearest'),
+    [('lanass', 'lanas'), ('LaNAS', 'lanas'), ('rand', 'random'), ('TPESampler', 'optuna:TPESampler')],
+)
+def test_unknown_name(name, nearest):
+    with pytest.raises(
+        ValueError, match=f'no strategy {name!r}, did you mean {nearest}.*Allowed are lanas, random, and optuna:NAME'
+    ):
         create_strategy(name, Toy(2, 2), seed=0)
 
 
-def test_scores_must_be_numbers() -> None:
-    strategy = create_strategy('lanas', Toy(2, 2), seed=0)
-    with pytest.raises(ValueError, match=r'NaN|nan|finite'):
-        strategy.tell(strategy.ask(), float('nan'))
-
-
-def test_constant_scores_do_not_stop_lanas() -> None:
-    strategy = create_strategy('lanas', Toy(*(4,) * 8), seed=0)
-    for _ in range(200):
-        strategy.tell(strategy.ask(), 0.5)
-    assert len(strategy.seen) == 200
-
-
-def test_an_infeasible_limit_is_refused() -> None:
-    with pytest.raises(ValueError, match='the cheapest network of toy has 1'):
-        create_strategy('random', Toy(4, 4), seed=0, limits=Limits(max_params=0))
-
-
-def test_optuna_is_imported_on_use_only() -> None:
-    code = "import sys, pinas_search.strategies; sys.exit('optuna' in sys.modules)"
+def test_optuna_is_imported_on_use_only():
+    code = "import sys, pinas_search.strategies; sys.exit(any(m in sys.modules for m in ('optuna', 'matplotlib')))"
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

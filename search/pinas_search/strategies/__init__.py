@@ -40,7 +40,7 @@ def create_strategy(
         from .optuna_sampler import OptunaStrategy
 
         return OptunaStrategy(space, sampler, seed=seed, limits=limits)
-    nearest = difflib.get_close_matches(name, ['lanas', 'random', 'optuna:TPESampler'], n=1, cutoff=0.4)
+    nearest = difflib.get_close_matches(name.lower(), ['lanas', 'random', 'optuna:TPESampler'], n=1, cutoff=0.4)
     hint = f', did you mean {nearest[0]}?' if nearest else '.'
     raise ValueError(
         f'there is no strategy {name!r}{hint} Allowed are lanas, random, and optuna:NAME with a sampler of Optuna, '

@@ -19,7 +19,7 @@ from sklearn.linear_model import LogisticRegression
 
 from ..spaces import Limits, Path, Space
 from .base import Strategy
-from .pool import as_path
+from .pool import first_unseen
 
 __all__ = ['Classifier', 'LaNAS', 'LaNASOptions', 'Node', 'Region', 'ucb']
 
@@ -169,17 +169,16 @@ class LaNAS(Strategy):
         if len(self.history) < self.options.initial:
             return self._pool.draw(generator, self.seen)
         region = self.select()
-        for batch in itertools.islice(self._pool.batches(generator, self.seen), self.options.batches):
-            inside = batch[region.contains(self._encode(batch))]
-            if len(inside):
-                return as_path(inside[0])
+        for batch in itertools.islice(self._pool.batches(generator), self.options.batches):
+            path = first_unseen(batch[region.contains(self._encode(batch))], self.seen)
+            if path is not None:
+                return path
         # The leaf is small or used up: stay near the best that is known of it.
         paths, scores = self._samples()
-        members = region.contains(self._encode(paths))
-        best = paths[members][scores[members].argmax()]
-        mutants = self._pool.mutants(best, generator, self.seen)
-        inside = mutants[region.contains(self._encode(mutants))]
-        return as_path(inside[0]) if len(inside) else self._pool.draw(generator, self.seen)
+        best = np.where(region.contains(self._encode(paths)), scores, -np.inf).argmax()
+        mutants = self._pool.mutants(paths[best], generator)
+        path = first_unseen(mutants[region.contains(self._encode(mutants))], self.seen)
+        return path or self._pool.draw(generator, self.seen)
 
     def select(self) -> Region:
         """Descend from the root by ``ucb`` and return the region of the leaf."""

@@ -16,7 +16,7 @@ from optuna.trial import TrialState
 from ..randomness import derive_seed
 from ..spaces import Limits, Path, Space
 from .base import Strategy
-from .pool import as_path
+from .pool import first_unseen
 
 __all__ = ['OptunaStrategy', 'sampler_names']
 
@@ -122,8 +122,8 @@ class OptunaStrategy(Strategy):
                     self._trials[path] = trial
                     return path
                 self._study.tell(trial, state=TrialState.FAIL if allowed else TrialState.PRUNED)
-            mutants = self._pool.mutants(path, generator, self.seen)
-            path = as_path(mutants[0]) if len(mutants) else self._pool.draw(generator, self.seen)
+            near = first_unseen(self._pool.mutants(path, generator), self.seen)
+            path = near or self._pool.draw(generator, self.seen)
             self._study.enqueue_trial(dict(zip(self._distributions, path, strict=True)))
             self._trials[path], _ = self._suggest()
         return path
