@@ -10,7 +10,7 @@ from torch import nn
 
 from .augment import normalize, photometric
 from .config import DataConfig, EvaluateConfig, ViewConfig
-from .data import Batch, ImageSource, sequential_batches
+from .data import Batch, ImageSource, epoch_batches
 from .randomness import generator
 from .recalibrate import recalibrate_bn
 from .spaces import Path
@@ -74,10 +74,11 @@ class CandidateEvaluator:
                 stacklevel=2,
             )
         self.supernet, self.classifier, self.config, self.autocast = supernet, classifier, config, autocast
-        batches = sequential_batches(len(train), config.batch_size, limit=config.batches * config.batch_size)
-        if len(batches) > 1 and len(batches[-1]) < config.batch_size:
-            batches = batches[:-1]  # a small last batch would count as much as a full one in the mean over batches
-        scored = sequential_batches(len(held_out), config.batch_size, limit=config.max_images)
+        # In a fixed random order: folders list their images class by class, and the first ones would be of one class.
+        size = min(config.batch_size, len(train))
+        batches = epoch_batches(len(train), size, seed=seed, purpose='recalibrate/order', epoch=0)[: config.batches]
+        order = torch.randperm(len(held_out), generator=generator(seed, 'score/order'))[: config.max_images]
+        scored = list(order.split(config.batch_size))
         self.num_calibration = sum(map(len, batches)) if config.recalibrate else 0
         self.num_scored = sum(map(len, scored))
 
@@ -89,7 +90,8 @@ class CandidateEvaluator:
                 )
 
         def prepare(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            return normalize(batch.images, data.mean, data.std), batch.labels
+            images = normalize(batch.images, data.mean, data.std)
+            return images.contiguous(memory_format=torch.channels_last), batch.labels
 
         pixels = 3 * data.image_size**2 * 4
         self._calibration = _cached(calibration, self.num_calibration * pixels)
