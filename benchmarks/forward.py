@@ -6,25 +6,15 @@ and a second copy of timm's network shows how far a ratio strays from 1 by noise
 
 import argparse
 import copy
-import os
-import platform
 import statistics
 import time
-from importlib.metadata import version
-from pathlib import Path
 
 import timm
 import torch
+from hardware import description
 from torch import nn
 
 import pinas_models  # noqa: F401 - registers the models
-
-
-def cpu_name() -> str:
-    """The processor's name where Linux tells it."""
-    cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text(encoding='utf-8').splitlines() if cpuinfo.exists() else []
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 def build(batch_size: int, size: int, channels_last: bool, device: str) -> tuple[nn.Module, nn.Module, torch.Tensor]:
@@ -86,10 +76,8 @@ def main() -> None:
     args = parser.parse_args()
 
     torch.set_num_threads(args.threads)
-    hardware = torch.cuda.get_device_name() if args.device.startswith('cuda') else cpu_name()
-    versions = ', '.join(f'{package} {version(package)}' for package in ('torch', 'timm', 'pinas-models'))
     layout = 'channels last' if args.channels_last else 'contiguous'
-    print(f'{hardware}, {os.cpu_count()} cores, {torch.get_num_threads()} thread(s), {versions}')
+    print(description(args.device))
     print(f'fp32, batch {args.batch_size} of {args.size}x{args.size}, {layout}, medians of {args.repeats} passes')
     theirs, ours, x = build(args.batch_size, args.size, args.channels_last, args.device)
     models = {'timm resnest50d': theirs, 'pinas_resnest50': ours, 'timm, second copy': copy.deepcopy(theirs)}

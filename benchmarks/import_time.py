@@ -10,7 +10,8 @@ import statistics
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
+
+from hardware import cpu_name
 
 # The time of the imports alone, without the start of the interpreter, which is the same for both.
 CODE = """
@@ -22,13 +23,6 @@ after_timm = time.perf_counter()
 end = time.perf_counter()
 print(end - start, end - after_timm)
 """
-
-
-def cpu_name() -> str:
-    """The processor's name where Linux tells it."""
-    cpuinfo = Path('/proc/cpuinfo')
-    lines = cpuinfo.read_text(encoding='utf-8').splitlines() if cpuinfo.exists() else []
-    return next((line.split(':')[1].strip() for line in lines if line.startswith('model name')), platform.machine())
 
 
 def measure(second: str) -> tuple[float, float]:

@@ -235,6 +235,7 @@ def _draw_scores(record: RunRecord, error: float | None) -> Picture:
     axes.set(ylabel='candidates', title='How the scores are distributed')
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))  # percentages are wide
     _percent_axis(axes.xaxis, 'score (top-1)')
     axes.legend(loc='upper left')
     spread = f'from {scores.min():.2%} to {best:.2%}, median {np.median(scores):.2%}'

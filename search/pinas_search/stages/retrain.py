@@ -185,7 +185,7 @@ def _save_model(run: Run, model: nn.Module, path: Path, result: dict[str, object
             'num_classes': len(names),
         },
     }
-    # Stored explicitly: timm records the arguments of create_model only since 1.0.31.
+    # The path is not implied by the name of the architecture, so it must be among the stored arguments.
     model_args = {'choices': list(path), 'num_classes': len(names)}
     save_for_hf(model.cpu().to(memory_format=torch.contiguous_format), str(folder), config, model_args, True)
     card = model_card(run.space, path, result, run.config, run.path)
