@@ -9,6 +9,7 @@ __all__ = [
     'Config',
     'DataConfig',
     'EvaluateConfig',
+    'LaNASConfig',
     'LearnConfig',
     'LinearConfig',
     'RetrainConfig',
@@ -161,6 +162,23 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class LaNASConfig:
+    """Options of the strategy ``lanas``, see ``pinas_search.strategies.LaNASOptions``.
+
+    Attributes:
+        cp: Weight of exploration, for scores that are ranks in 0..1.
+        initial: Uniform samples before the first tree.
+        selects: Samples between one tree and the next.
+        min_leaf: Fewest samples of a node; the first split needs twice as many.
+    """
+
+    cp: float = 0.1
+    initial: int = 80
+    selects: int = 8
+    min_leaf: int = 20
+
+
+@dataclass(frozen=True)
 class SearchConfig:
     """Which candidates are scored.
 
@@ -169,6 +187,7 @@ class SearchConfig:
         candidates: Number of candidates to score.
         max_params: Largest allowed number of parameters.
         max_macs: Largest allowed multiply-accumulates for one image.
+        lanas: Options of the strategy ``lanas``.
         evaluate: How a candidate is scored.
     """
 
@@ -176,6 +195,7 @@ class SearchConfig:
     candidates: int = 1000
     max_params: int | None = None
     max_macs: int | None = None
+    lanas: LaNASConfig = field(default_factory=LaNASConfig)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import asdict
 
 from ..evaluate import CandidateEvaluator
 from ..journal import Journal
@@ -10,7 +11,7 @@ from ..progress import Progress
 from ..randomness import derive_seed
 from ..rundir import write_json
 from ..spaces import Limits
-from ..strategies import create_strategy
+from ..strategies import LaNASOptions, create_strategy
 from .run import Run
 
 __all__ = ['search']
@@ -27,7 +28,13 @@ def search(run: Run) -> None:
     if run.skip(stage):
         return
     limits = Limits(config.max_params, config.max_macs)
-    strategy = create_strategy(config.strategy, run.space, seed=derive_seed(run.config.seed, 'search'), limits=limits)
+    strategy = create_strategy(
+        config.strategy,
+        run.space,
+        seed=derive_seed(run.config.seed, 'search'),
+        limits=limits,
+        lanas=LaNASOptions(**asdict(config.lanas)),
+    )
     evaluator = CandidateEvaluator(
         run.load_supernet(),
         run.load_classifier(),
