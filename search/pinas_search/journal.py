@@ -5,38 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path as FilePath
 
 import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 
+from .candidate import Candidate
 from .rundir import atomic_path
 from .spaces import Path, Space
 
-__all__ = ['Candidate', 'Journal']
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A scored path.
-
-    Attributes:
-        number: Order of evaluation, from 0.
-        path: The path as digits.
-        score: Top-1 accuracy on the held-out images, 0..1.
-        params: Parameters.
-        macs: Multiply-accumulates for one image.
-        seconds: Time of the evaluation.
-    """
-
-    number: int
-    path: str
-    score: float
-    params: int
-    macs: int
-    seconds: float
+__all__ = ['Journal']
 
 
 class Journal:

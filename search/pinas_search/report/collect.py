@@ -10,34 +10,14 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
+from ..candidate import Candidate
 from ..rundir import STAGES
 from ..spaces import Space
 
-__all__ = ['Candidate', 'Network', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
+__all__ = ['Network', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
 
 T = TypeVar('T')
 Metrics = Sequence[Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A scored path.
-
-    Attributes:
-        number: Order of evaluation, from 0.
-        path: The path as digits.
-        score: Top-1 accuracy inside the supernet, 0..1.
-        params: Parameters.
-        macs: Multiply-accumulates for one image.
-        seconds: Time of the evaluation.
-    """
-
-    number: int
-    path: str
-    score: float
-    params: int
-    macs: int
-    seconds: float
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,11 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..candidate import Candidate
 from ..rundir import atomic_path
 from ..spaces import Space
 from .blocks import choice_names, describe_winner, draw_winner, stages_of
-from .collect import Candidate, Metrics, RunRecord
+from .collect import Metrics, RunRecord
 from .summary import Summary
 
 __all__ = ['Picture', 'draw_pictures', 'duration', 'save_pictures', 'top_count']
