@@ -1,0 +1,32 @@
+"""What an installed wheel holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
+    build = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--no-index']
+    subprocess.run([*build, '--wheel-dir', str(tmp_path), str(ROOT)], check=True)
+    (wheel,) = tmp_path.glob('*.whl')
+    site = tmp_path / 'site'
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    code = (
+        'from pinas_search.configuration import *; print(*builtin_configs()); print(parse_config(["digits"], []).space)'
+    )
+    code = f'import pinas_search; assert pinas_search.__file__.startswith({str(site)!r}); {code}'
+    result = subprocess.run(
+        [sys.executable, '-c', code], env={'PYTHONPATH': str(site)}, capture_output=True, text=True, check=True
+    )
+    names, space = result.stdout.splitlines()
+    assert {path.stem for path in (ROOT / 'search' / 'configs').glob('*.yaml')} == set(names.split())
+    assert space == 'mini'
+    packages = {path.name for path in site.iterdir()}
+    assert {'pinas_models', 'pinas_search', 'pinas_downstream'} <= packages
+    assert not packages & {'tests', 'benchmarks', 'search'}
