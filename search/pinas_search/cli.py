@@ -17,6 +17,8 @@ _EXAMPLES = """examples:
   pinas-search search --config digits --out runs/digits-0     one stage; it goes on where it stopped
   pinas-search report --config digits --out runs/digits-0     write the page again
 
+  pinas-search run --config cifar10 --show                    print every setting and its value, and stop
+
 Starting again with the same --out continues where a run stopped. Settings are the fields of the configuration file,
 dotted.
 """
@@ -51,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument('--out', type=Path, metavar='DIR', help='run directory (default: runs/<config>-<seed>)')
     parser.add_argument('--seed', type=int, help='seed of everything random')
     parser.add_argument('--device', help='auto, cpu, cuda or mps')
+    parser.add_argument('--show', action='store_true', help='print the resolved configuration as YAML and stop')
     parser.add_argument('--debug', action='store_true', help='show the traceback of an error')
     parser.add_argument('overrides', nargs='*', metavar='key=value', help='any setting, for example learn.epochs=2')
     return parser
@@ -59,12 +62,15 @@ def _parser() -> argparse.ArgumentParser:
 def _run(args: argparse.Namespace) -> int:
     import torch
 
-    from .configuration import check_run_dir, parse_config
+    from .configuration import check_run_dir, parse_config, to_yaml
     from .stages import ALL_STAGES, Run
 
     shortcuts = {'seed': args.seed, 'device': args.device}
     overrides = [f'{key}={value}' for key, value in shortcuts.items() if value is not None]
     config = parse_config(args.config or ['digits'], [*args.overrides, *overrides])
+    if args.show:
+        print(to_yaml(config), end='')
+        return 0
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     out = args.out or Path('runs') / f'{Path((args.config or ["digits"])[-1]).stem}-{config.seed}'

@@ -15,7 +15,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from .config import Config
 from .rundir import STAGES, atomic_path
 
-__all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'write_config']
+__all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'to_yaml', 'write_config']
 
 T = TypeVar('T')
 
@@ -117,7 +117,12 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
 def write_config(config: Config, path: Path) -> None:
     """Write the fully resolved configuration as YAML."""
     with atomic_path(path) as temporary:
-        temporary.write_text(yaml.safe_dump(_plain(asdict(config)), sort_keys=False), encoding='utf-8')
+        temporary.write_text(to_yaml(config), encoding='utf-8')
+
+
+def to_yaml(config: Config) -> str:
+    """The fully resolved configuration as YAML, which ``parse_config`` reads back."""
+    return yaml.safe_dump(_plain(asdict(config)), sort_keys=False)
 
 
 def check_run_dir(config: Config, run_dir: Path) -> None:

@@ -122,3 +122,11 @@ def test_a_stage_names_the_stage_that_it_needs(tmp_path: Path) -> None:
     result = command('search', '--config', 'digits', '--out', 'run', cwd=tmp_path)
     assert result.returncode == 2
     assert 'run the stage learn first' in result.stderr
+
+
+@pytest.mark.parametrize('name', ['digits', 'cifar10', 'cifar10-spos', 'imagenet1k'])
+def test_shown_configuration_reads_back(name: str, tmp_path: Path) -> None:
+    shown = command('run', '--config', name, 'learn.lr=0.125', '--show', cwd=tmp_path)
+    assert 'lr: 0.125' in shown.stdout
+    (tmp_path / 'copy.yaml').write_text(shown.stdout)
+    assert command('run', '--config', 'copy.yaml', '--show', cwd=tmp_path).stdout == shown.stdout
