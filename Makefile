@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test cards clean
 
 # Wheels only: nothing is compiled. The stamp is remade when the dependencies change.
 .venv/.installed: pyproject.toml
@@ -21,6 +21,10 @@ test: .venv/.installed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2  # two processes with a thread each; more would wait for each other
+
+# The model cards, from pinas_models/cards/facts.yaml and the code.
+cards: .venv/.installed
+	$(BIN)/python -m pinas_models.cards model_cards
 
 clean:
 	rm -rf .venv runs

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 
 import torch
 
+from pinas_models.progress import Progress
+
 from .config import ViewConfig
 from .data import Batch, ImageSource, epoch_batches
-from .progress import Progress
 from .rundir import StageDir
 
 __all__ = ['Stateful', 'TrainLoop', 'training_batches']
@@ -115,7 +116,7 @@ class TrainLoop:
         start, seconds_before = self._resume()
         clock = last_checkpoint = time.monotonic()
         sums: dict[str, torch.Tensor] = {}
-        with Progress(self.title, self.total_steps, start) as progress:
+        with Progress(self.title, self.total_steps, start, unit='step') as progress:
             for number, batch in enumerate(batches(start), start=start):
                 values = step(number, batch)
                 sums = {key: sums[key] + value if key in sums else value for key, value in values.items()}
@@ -137,7 +138,7 @@ class TrainLoop:
                     if now - last_checkpoint >= self.checkpoint_seconds and done < self.total_steps:
                         self._save(done, seconds_before + now - clock)
                         last_checkpoint = time.monotonic()
-                progress.update(note)
+                progress.update(note=note)
         seconds = seconds_before + time.monotonic() - clock
         # Saved at the end too: what follows the loop (writing results) can then be interrupted without training again.
         if start < self.total_steps:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
+from pinas_models.progress import Progress
+
 from ..evaluate import CandidateEvaluator
 from ..journal import Journal
-from ..progress import Progress
 from ..randomness import derive_seed
 from ..rundir import write_json
 from ..spaces import Limits
@@ -59,7 +60,7 @@ def search(run: Run) -> None:
             journal.add(path, score, time.monotonic() - start)
             strategy.tell(path, score)
             best = max(best, score)
-            progress.update(f'best {best:.4f}, last {score:.4f} ({run.space.encode(path)})')
+            progress.update(note=f'best {best:.4f}, last {score:.4f} ({run.space.encode(path)})')
     candidates = journal.candidates()
     journal.export(stage.path / 'candidates.jsonl')
     # Ties go to the cheaper network.

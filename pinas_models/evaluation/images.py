@@ -1,0 +1,405 @@
+"""Labelled images through ``timm.data.create_dataset``, with errors that say what is wrong, where, and what to do."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from timm.data import create_dataset
+from timm.data.readers.class_map import load_class_map
+from timm.data.readers.img_extensions import get_img_extensions
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+__all__ = ['Batch', 'LabelledImages', 'open_images']
+
+PREFIXES = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
+
+
+class Sample(NamedTuple):
+    """An image after each transform; ``error`` says why there is none."""
+
+    position: int
+    target: int
+    views: tuple[Tensor, ...]
+    error: str
+
+
+class Batch(NamedTuple):
+    """Images and their classes.
+
+    Attributes:
+        seen: Number of images that this batch covers, those that cannot be read included.
+        indices: Positions in the data set of the images below.
+        targets: Their classes, int64 [N].
+        views: The images after each transform, uint8 [N, channels, H, W] each; empty if none could be read.
+        errors: Position and reason for each image that cannot be read.
+    """
+
+    seen: int
+    indices: list[int]
+    targets: Tensor
+    views: tuple[Tensor, ...]
+    errors: list[tuple[int, str]]
+
+
+class LabelledImages:
+    """The images of a data set that timm opened.
+
+    timm's own data set replaces an image that cannot be read by the next one, with a warning. Here it is reported.
+
+    Attributes:
+        source: Where the images are, for messages.
+        class_to_index: Names of the classes -> class, empty if the data set has no names.
+    """
+
+    def __init__(self, dataset: Any, source: str, has_class_map: bool = False) -> None:
+        """Wrap what ``timm.data.create_dataset`` returned, by a class map of the user's or without one."""
+        self.dataset, self.source, self.has_class_map = dataset, source, has_class_map
+        self.reader: Any = getattr(dataset, 'reader', None)
+        self.class_to_index: dict[Any, int] = _class_to_index(dataset, self.reader)
+        self._target_map: Mapping[int, int] | None = None
+
+    @property
+    def is_iterable(self) -> bool:
+        """Whether the images can only be read from beginning to end."""
+        return isinstance(self.dataset, IterableDataset)
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def filename(self, index: int) -> str:
+        """File name of an image, or its number where there are no files."""
+        if self.is_iterable or not hasattr(self.reader or self.dataset, 'samples'):
+            return f'number {index}'
+        return str(self.dataset.filename(index) if self.reader is not None else self.dataset.samples[index][0])
+
+    def filenames(self) -> list[str]:
+        """File names of all images.
+
+        Raises:
+            ValueError: If the data set has none.
+        """
+        if self.reader is None or self.is_iterable:
+            raise ValueError(f'{self.source} has no file names')
+        return [str(name) for name in self.dataset.filenames(basename=True)]
+
+    def digest(self) -> str:
+        """Hash of the file names and classes where there are files, to tell whether the images are the same."""
+        text = repr((len(self), sorted(self.class_to_index.items(), key=str), self._target_map))
+        samples = getattr(self.reader or self.dataset, 'samples', None)
+        if samples is not None:
+            text += '\n'.join(self.filename(index) for index in range(len(samples)))
+        return hashlib.sha256(text.encode('utf-8', 'surrogateescape')).hexdigest()
+
+    def match_classes(self, labels: Sequence[str] | None, num_classes: int) -> str:
+        """Make the classes of the images those of a model.
+
+        Where all names of the data set's classes are names of the model's, they are matched by name, so that a subset
+        of the classes gives the right accuracies. Otherwise, and with a class map, class i is the model's class i.
+
+        Args:
+            labels: Names of the model's classes, None if they are not known.
+            num_classes: Number of the model's classes.
+
+        Returns:
+            What the user should be warned of, or nothing.
+
+        Raises:
+            ValueError: If there are more classes than the model has, or the class map names one that it does not have.
+        """
+        if labels and self.class_to_index and not self.has_class_map and set(self.class_to_index) <= set(labels):
+            self._target_map = {index: labels.index(name) for name, index in self.class_to_index.items()}
+            return ''
+        count = max(self.class_to_index.values()) + 1 if self.class_to_index else None
+        if count is not None and count > num_classes:
+            if self.has_class_map:
+                raise ValueError(f'the class map has the class {count - 1}, the model only {num_classes} classes')
+            raise ValueError(
+                f'{self.source} has {count} classes, the model {num_classes}: choose a model for these classes, or '
+                'give a class map'
+            )
+        if count is not None and count < num_classes and not self.has_class_map:
+            return (
+                f'{self.source} has {count} classes, the model {num_classes}, and the names do not say which: they are '
+                f'taken for the first {count}; a class map would tell'
+            )
+        return ''
+
+    def batches(
+        self,
+        transforms: Sequence[Callable[[Image.Image], Tensor]],
+        *,
+        batch_size: int,
+        mode: str = 'RGB',
+        start: int = 0,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> Iterator[Batch]:
+        """Decode the images in order, each once, and apply all transforms to it.
+
+        Args:
+            transforms: PIL image -> uint8 tensor [channels, H, W].
+            batch_size: Images per batch.
+            mode: Pillow's mode that the images are converted to.
+            start: Number of images to leave out at the beginning.
+            workers: Processes that decode; 0 for this one.
+            pin_memory: Put the batches into memory that is copied to a GPU without waiting.
+
+        Raises:
+            ValueError: If the data set cannot be read.
+        """
+        kind = _Stream if self.is_iterable else _RandomAccess
+        decoded = kind(self.dataset, self.reader, tuple(transforms), mode, self._target_map)
+        if hasattr(self.dataset, 'set_loader_cfg'):
+            self.dataset.set_loader_cfg(num_workers=workers)
+        loader = DataLoader(
+            decoded,
+            batch_size=batch_size,
+            sampler=None if self.is_iterable else range(start, len(self)),
+            num_workers=workers,
+            collate_fn=_collate,
+            pin_memory=pin_memory,
+        )
+        position = 0 if self.is_iterable else start
+        try:
+            for batch in loader:
+                # A stream cannot be entered in the middle: what was done before is decoded again and left out.
+                if position >= start:
+                    yield batch if not self.is_iterable else _numbered(batch, position)
+                position += batch.seen
+        except RuntimeError as error:
+            if 'DataLoader worker' not in str(error):
+                raise
+            raise ValueError(
+                f'a process that decodes images has died ({one_line(error)}): for want of memory, or of '
+                'shared memory in a container; use fewer workers, or 0'
+            ) from error
+
+
+class _RandomAccess(Dataset):
+    """Decodes and transforms; runs in the workers."""
+
+    def __init__(
+        self,
+        dataset: Any,
+        reader: Any,
+        transforms: tuple[Callable[[Image.Image], Tensor], ...],
+        mode: str,
+        target_map: Mapping[int, int] | None,
+    ) -> None:
+        self.dataset, self.reader, self.transforms, self.mode = dataset, reader, transforms, mode
+        self.target_map = target_map
+
+    def __getitem__(self, index: int) -> Sample:
+        try:
+            if self.reader is None:
+                return self._sample(index, *self.dataset[index])
+            file, target, *_ = self.reader[index]
+            with file, Image.open(file) as image:
+                return self._sample(index, image, target)
+        except Exception as error:  # decoders raise nearly anything on damaged files
+            return Sample(index, -1, (), one_line(error))
+
+    def _sample(self, index: int, image: Image.Image, target: Any) -> Sample:
+        image = image.convert(self.mode)
+        return Sample(index, self._target(target), tuple(transform(image) for transform in self.transforms), '')
+
+    def _target(self, target: Any) -> int:
+        try:
+            index = int(target)
+        except (TypeError, ValueError):  # several classes, or a hidden one
+            return -1
+        return index if self.target_map is None else self.target_map.get(index, -1)
+
+
+class _Stream(_RandomAccess, IterableDataset):
+    """The same for data sets that can only be read from beginning to end; a damaged image is their end."""
+
+    def __iter__(self) -> Iterator[Sample]:
+        try:
+            for image, target in self.dataset:
+                yield self._sample(-1, image, target)
+        except Exception as error:  # as above, but raised by the reader, which cannot go on
+            yield Sample(-1, -1, (), one_line(error))
+
+
+def _numbered(batch: Batch, start: int) -> Batch:
+    return batch._replace(indices=list(range(start, start + batch.seen)))
+
+
+def _collate(samples: Sequence[Sample]) -> Batch:
+    good = [sample for sample in samples if not sample.error]
+    views = tuple(torch.stack(view) for view in zip(*(sample.views for sample in good), strict=True))
+    return Batch(
+        len(samples),
+        [sample.position for sample in good],
+        torch.tensor([sample.target for sample in good], dtype=torch.int64),
+        views,
+        [(sample.position, sample.error) for sample in samples if sample.error],
+    )
+
+
+def open_images(
+    data: str,
+    *,
+    root: str | None = None,
+    split: str | None = None,
+    class_map: str | None = None,
+    input_key: str | None = None,
+    target_key: str | None = None,
+    batch_size: int = 1,
+) -> tuple[LabelledImages, str]:
+    """Open images with one class each.
+
+    Args:
+        data: A folder of class folders, a ``.tar`` of them, or a name that timm knows: ``torch/cifar10``,
+            ``hfds/ORG/name``, ``hfids/...``, ``tfds/...``, ``wds/...``.
+        root: Folder of a data set that is given by name.
+        split: Split; for a folder, the name of a sub-folder, timm's synonyms included. None for ``validation``, which a
+            folder need not have.
+        class_map: File that names a folder per line, in the order of the model's classes (``.txt``), or maps them
+            (``.pkl`` of a dict).
+        input_key: Name of the image column, for data sets of Hugging Face.
+        target_key: Name of the class column, for data sets of Hugging Face.
+        batch_size: Hint for streamed data sets.
+
+    Returns:
+        The images, and what the user should be warned of, or nothing.
+
+    Raises:
+        FileNotFoundError: If there is no such folder or file.
+        ValueError: If the images cannot be opened, or do not have one class each.
+    """
+    path = Path(data)
+    by_name = not path.exists() and data.split('/')[0].lower() in PREFIXES and '/' in data
+    if not by_name and not path.exists():
+        raise FileNotFoundError(
+            f'{data} does not exist: give a folder of class folders, a .tar of them, or a data set by name, such as '
+            'torch/cifar10'
+        )
+    if path.is_file():
+        _check_tar(path)
+    if root is not None and not by_name:
+        raise ValueError(f'{data} is there itself: --data-dir is for data sets that are given by name')
+    if class_map is not None and not Path(class_map).is_file():
+        raise FileNotFoundError(f'the class map {class_map} does not exist')
+    if class_map is not None and by_name and data.lower().startswith('torch/'):
+        raise ValueError(f'{data} takes no class map: its classes are fixed')
+    if root is None and by_name and data.lower().startswith('torch/'):
+        raise ValueError(f'{data} needs the folder where it lies (--data-dir)')
+    mapping = _read_class_map(class_map) if class_map is not None else None
+
+    def create(with_map: Mapping[Any, int] | None) -> LabelledImages:
+        hint = 'the folders that the class map names must be' if with_map else 'class folders must be'
+        hint = f'{hint} there, with images ({", ".join(get_img_extensions())})'
+        keys = {key: value for key, value in (('input_key', input_key), ('target_key', target_key)) if value}
+        try:
+            dataset = create_dataset(
+                data if by_name else '',
+                root=root if by_name else data,
+                split=split or 'validation',
+                class_map=with_map,
+                batch_size=batch_size,
+                download=False,
+                **keys,
+            )
+        except ImportError as error:
+            raise ValueError(f'{data} needs the package {error.name}: pip install {error.name}') from error
+        except Exception as error:  # timm asserts, and the libraries behind it raise errors of their own
+            where = f'{data}, split {split or "validation"}' if by_name else f'{data}: {hint}'
+            raise ValueError(f'cannot open {where} ({one_line(error)})') from error
+        return LabelledImages(dataset, data, has_class_map=with_map is not None)
+
+    images = create(mapping)
+    if not images.is_iterable and not len(images):
+        raise ValueError(f'{data} has no images')
+    if by_name:
+        return images, ''
+    if split is not None and Path(images.reader.root) == path:
+        raise ValueError(f'{data} has no split {split}: it must be a sub-folder')
+    _check_folders(images)
+    if mapping is None:
+        return images, ''
+    left_out = len(create(None)) - len(images)
+    return images, f'{left_out} images are in folders that {class_map} does not name, and left out' if left_out else ''
+
+
+def _read_class_map(path: str) -> dict[Any, int]:
+    try:
+        mapping = load_class_map(path)
+        if not mapping:
+            raise ValueError('it is empty')
+        return {name: int(index) for name, index in mapping.items()}
+    except Exception as error:  # timm asserts; unpickling raises nearly anything
+        raise ValueError(
+            f'{path} is no class map ({one_line(error)}): write a .txt with a folder name per line, in '
+            "the order of the model's classes"
+        ) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an exception without line breaks."""
+    return ' '.join(str(error).split()) or type(error).__name__
+
+
+def _check_tar(path: Path) -> None:
+    """Make sure that a file is a whole tar: tarfile takes what is there of one that was cut off.
+
+    Raises:
+        ValueError: If not.
+    """
+    if path.suffix != '.tar':
+        raise ValueError(f'{path} is neither a folder nor a .tar: unpack it')
+    try:
+        with tarfile.open(path):
+            pass
+    except tarfile.TarError as error:
+        raise ValueError(f'{path} is no tar ({error})') from error
+    with path.open('rb') as file:
+        file.seek(max(0, path.stat().st_size - 1024))
+        if file.read() != bytes(1024):
+            raise ValueError(f'{path} is not a whole tar, its end is missing: copy it again')
+
+
+def _check_folders(images: LabelledImages) -> None:
+    """Make sure that every image is in a class folder, and that every class is one folder.
+
+    timm names a class by the last folder alone: given a folder with ``train`` and ``test``, it would mix them.
+
+    Raises:
+        ValueError: If not.
+    """
+    reader = images.reader
+    if '' in images.class_to_index:
+        raise ValueError(f'{images.source} has images outside of class folders: put each into the folder of its class')
+    if hasattr(reader, 'targets'):  # a tar, possibly of tars with a class each
+        pairs = {
+            (os.path.dirname(member.path) or (child.name if child else ''), int(target))
+            for (member, _, child), target in zip(reader.samples, reader.targets, strict=True)
+        }
+    else:
+        pairs = {(os.path.dirname(file), target) for file, target in reader.samples}
+    folders: dict[int, str] = {}
+    for folder, target in sorted(pairs):
+        if folders.setdefault(target, folder) != folder:
+            name = os.path.basename(folder)
+            raise ValueError(
+                f'{images.source} has several folders of the class {name}, such as {folders[target]} and {folder}: '
+                'choose one set of images, with the split or as the folder itself'
+            )
+
+
+def _class_to_index(dataset: Any, reader: Any) -> dict[Any, int]:
+    for holder in (reader, dataset):
+        for attribute in ('class_to_idx', 'class_name_to_idx'):  # folders and torchvision; tars
+            numbers = getattr(holder, attribute, None)
+            if isinstance(numbers, Mapping) and numbers:
+                return dict(numbers)
+    return {}
