@@ -1,0 +1,143 @@
+"""Write converted weights to a file or a model folder, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import safetensors.torch
+import timm
+import torch
+from timm.models import save_for_hf
+
+from ..choices import PINAS_CLS, PINAS_TRANS, RESNEST50
+from .convert import Conversion
+
+__all__ = ['check_free', 'check_suffix', 'model_name', 'write_file', 'write_folder']
+
+_PUBLISHED = {PINAS_CLS: 'pinas_cls', PINAS_TRANS: 'pinas_trans', RESNEST50: 'pinas_resnest50'}
+_TORCH_SUFFIXES = ('.pth', '.pth.tar', '.pt')
+
+
+def model_name(conversion: Conversion) -> str:
+    """The registered name that a converted network is an instance of.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    names: dict[tuple[int, ...], str] = {(3, 4, 6, 3): 'pinas_subnet', (2, 2, 2, 2): 'pinas_mini'}
+    name = names.get(conversion.layers)
+    if name is None:
+        raise ValueError(f'no registered model has {"-".join(map(str, conversion.layers))} blocks')
+    return _PUBLISHED.get(conversion.choices, name)
+
+
+def check_free(path: Path, force: bool) -> None:
+    """Make sure that something can be written at a path; done before the work.
+
+    Raises:
+        FileExistsError: If it exists and ``force`` is not set.
+        FileNotFoundError: If the folder it belongs into does not exist.
+    """
+    if not path.absolute().parent.is_dir():
+        raise FileNotFoundError(f'there is no folder {path.absolute().parent}')
+    if not force and (path.exists() or path.is_symlink()):
+        raise FileExistsError(f'{path} exists already; take another name or --force')
+
+
+def check_suffix(path: Path) -> None:
+    """Make sure that the name of a file says its format.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    if not path.name.endswith(('.safetensors', *_TORCH_SUFFIXES)):
+        raise ValueError(f'{path}: the name must end with .safetensors, {", ".join(_TORCH_SUFFIXES)}, or be a --folder')
+
+
+def write_file(
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    *,
+    wrapper: str | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write weights to one file, in the format that its suffix names; an existing one is replaced.
+
+    Args:
+        tensors: Weights by name.
+        path: A file ``.safetensors``, or ``.pth``, ``.pth.tar``, ``.pt`` for ``torch.save``.
+        wrapper: Key to put the weights under in a file of ``torch.save``.
+        metadata: Text to store in a safetensors file.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If the suffix names no format.
+    """
+    # A tensor of a checkpoint can be a view of a larger one, or share its memory with others.
+    tensors = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    check_suffix(path)
+    if path.is_dir():
+        raise IsADirectoryError(f'{path} is a folder; a model folder is written with --folder')
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f'.{path.name}.') as folder:
+        part = Path(folder) / path.name
+        if path.suffix == '.safetensors':
+            # As bytes, because safetensors' own files are readable by their owner only.
+            part.write_bytes(safetensors.torch.save(tensors, {'format': 'pt', **(metadata or {})}))
+        else:
+            torch.save(tensors if wrapper is None else {wrapper: tensors}, part)
+        os.replace(part, path)
+
+
+def write_folder(conversion: Conversion, path: Path, name: str | None = None) -> None:
+    """Write a model folder that ``timm.create_model('local-dir:FOLDER', pretrained=True)`` opens.
+
+    An existing folder of that name is replaced.
+
+    Args:
+        conversion: The weights.
+        path: The folder.
+        name: Registered name, with a tag if the weights are the published ones; None finds the name by the path.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If the weights are not those of ``name``.
+    """
+    name = name or model_name(conversion)
+    architecture, _, tag = name.partition('.')
+    args: dict[str, object] = {'num_classes': conversion.num_classes}
+    if _PUBLISHED.get(conversion.choices) != architecture:
+        args['choices'] = list(conversion.choices)  # the name does not imply them
+    # Without a tag nothing is known of the classes and of where the weights come from.
+    overlay = {} if tag else {'tag': 'converted', 'label_names': None, 'origin_url': None, 'license': None}
+    model = timm.create_model(name, in_chans=_in_chans(conversion), pretrained_cfg_overlay=overlay, **args)
+    weights = {n: t.clone(memory_format=torch.contiguous_format) for n, t in conversion.state_dict.items()}
+    try:
+        model.load_state_dict(weights, strict=True, assign=True)
+    except RuntimeError as error:
+        raise ValueError(f'the weights are not those of {name}: {" ".join(str(error).split())[:300]}') from error
+    _check_replaceable(path)
+    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f'.{path.name}.') as folder:
+        new = Path(folder) / path.name
+        save_for_hf(model, str(new), model_args=args, safe_serialization=True)
+        write_file(model.state_dict(), new / 'model.safetensors')  # again, for others to read it
+        if path.exists():
+            os.replace(path, Path(folder) / 'old')
+        os.replace(new, path)
+
+
+def _check_replaceable(path: Path) -> None:
+    """Make sure that replacing a folder loses nothing but a converted model."""
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise NotADirectoryError(f'{path} is a file, not a folder')
+    others = sorted({file.name for file in path.iterdir()} - {'config.json', 'model.safetensors'})
+    if others:
+        raise FileExistsError(f'{path} holds more than a converted model ({", ".join(others[:3])}): remove it first')
+
+
+def _in_chans(conversion: Conversion) -> int:
+    return conversion.state_dict['conv1.0.weight'].shape[1]
