@@ -1,1 +1,74 @@
-"""Adapters for MMDetection and MMSegmentation."""
+"""Π-NAS backbones in MMDetection and MMSegmentation, without compiled operators.
+
+``custom_imports = dict(imports=['pinas_downstream'])`` in a config, or the import before anything of ``mmdet`` or
+``mmseg``, does four things:
+
+- It registers the names below, once for mmdet, mmseg and plain mmengine configs. What stands behind them is imported
+  when a config asks for it: the import itself loads neither torch nor mmdet nor mmseg.
+- Where mmcv was installed without its compiled operators, it serves those that Mask R-CNN needs from torchvision.
+- It replaces mmengine's reading of checkpoints by one that executes nothing from a file.
+- It lets ``_base_ = 'mmseg::...'`` find the configs of the fork of mmseg, from the next config on.
+"""
+
+from __future__ import annotations
+
+import inspect
+from importlib import import_module
+from typing import Any
+
+from .imports import after_import, check_order, find_configs_of_mmseg, serve_operators
+
+try:
+    from mmengine.registry import MODELS
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"pinas_downstream needs {error.name}: install it with pip install 'pinas-models[downstream]'"
+    ) from error
+
+__all__ = ['EncodingDeepLabHead', 'EncodingFCNHead', 'MultiEval', 'MultiEvalEncoderDecoder', 'PiNAS']
+
+_MODULES = {
+    'PiNAS': '.backbone',
+    'EncodingDeepLabHead': '.heads',
+    'EncodingFCNHead': '.heads',
+    'MultiEval': '.segmentors',
+    'MultiEvalEncoderDecoder': '.segmentors',
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a class when it is asked for."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name], __name__), name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def _register(name: str) -> None:
+    """Register a function that imports and builds a class: registering the class itself would import it now."""
+
+    def build(**options: Any) -> Any:
+        cls = __getattr__(name)
+        unknown = sorted(options.keys() - inspect.signature(cls).parameters.keys())
+        if unknown:
+            raise TypeError(
+                f'{name} has no option {", ".join(unknown)}. If the config did not write it, a base config did: '
+                '_delete_=True in the same dict drops what the base has set'
+            )
+        return cls(**options)
+
+    build.__name__ = name  # mmengine puts it before the text of an error
+    MODELS.register_module(name=name, module=build)
+
+
+def _secure(module: Any) -> None:
+    from .checkpoints import secure
+
+    secure(module)
+
+
+check_order()
+serve_operators()
+after_import('mmengine.runner.checkpoint', _secure)
+find_configs_of_mmseg()
+for _name in _MODULES:
+    _register(_name)

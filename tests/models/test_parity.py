@@ -171,7 +171,7 @@ COUNTS = {
 @pytest.mark.parametrize('name', COUNTS)
 def test_parameters_buffers_and_macs(name):
     params, params_and_statistics, macs = COUNTS[name]
-    model = timm.create_model(name, device='meta').eval()
+    model = timm.create_model(name, num_classes=1000, device='meta').eval()
     assert sum(p.numel() for p in model.parameters()) == params
     assert sum(t.numel() for t in model.state_dict().values() if t.is_floating_point()) == params_and_statistics
     with FlopCounterMode(display=False) as counter:
