@@ -11,7 +11,8 @@ from collections.abc import Sequence
 
 __all__ = ['main']
 
-COMMANDS = ('list', 'info', 'predict', 'validate', 'convert', 'publish', 'verify')  # in the order of the help
+# In the order of the help.
+COMMANDS = ('list', 'info', 'predict', 'validate', 'convert', 'export', 'publish', 'verify', 'benchmark')
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

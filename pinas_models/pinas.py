@@ -12,7 +12,9 @@ input.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,7 +24,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import ResNet
 from torch import nn
 
-from .choices import BLOCK_CHOICES, PINAS_CLS, PINAS_TRANS, RESNEST50, BlockChoice, parse_choices
+from .choices import BLOCK_CHOICES, PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, BlockChoice, parse_choices
 
 __all__ = ['PinasBottleneck', 'PinasNet']  # a list: register_model appends the entry functions
 
@@ -261,6 +263,26 @@ class PinasNet(ResNet):
         self.choices = path
         self._set_stem_stride(stem_stride)
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights under our names, or under those of the authors' checkpoints of networks that contain ours.
+
+        timm's ``checkpoint_path=`` comes here without asking ``checkpoint_filter_fn``.
+
+        Args:
+            state_dict: Tensors by name.
+            strict: Our names must match exactly. A checkpoint of the authors must be complete in any case.
+            assign: Take the tensors themselves instead of their values.
+
+        Raises:
+            RuntimeError: If names or shapes do not match.
+            ValueError: If a checkpoint of the authors does not fit this network.
+        """
+        if isinstance(state_dict, Mapping) and not state_dict.keys() <= self.state_dict().keys():
+            from .pretrained import translate_names
+
+            state_dict = translate_names(state_dict, self)
+        return super().load_state_dict(state_dict, strict, assign)
+
     def _set_stem_stride(self, stem_stride: int) -> None:
         """Turn ResNet's stem of stride 4 into one of stride 2 or 1, for small images."""
         if stem_stride < 4:
@@ -271,22 +293,34 @@ class PinasNet(ResNet):
             info['reduction'] = min(2, stem_stride) if stage == 0 else info['reduction'] * stem_stride // 4
 
 
-def checkpoint_filter_fn(state_dict: dict[str, Any], model: nn.Module) -> dict[str, torch.Tensor]:
-    """Unwrap the authors' classification checkpoint; its parameter names are ours.
+def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: PinasNet) -> dict[str, torch.Tensor]:
+    """Convert what timm has read to the names of a model (timm's contract).
 
     Args:
-        state_dict: A state dict, or a checkpoint that holds one under ``state_dict``; names may begin with ``module.``.
-        model: The model to load into (timm's contract; unused).
+        state_dict: Weights of ours or of any of the authors' checkpoints, with or without wrappers.
+        model: The model to load into; its path names the network to take out of a supernet.
 
     Returns:
         The state dict with our names.
+
+    Raises:
+        ValueError: If the weights are no such checkpoint, are damaged, or are those of another path.
     """
-    state_dict = state_dict.get('state_dict', state_dict)
-    return {name.removeprefix('module.'): value for name, value in state_dict.items()}
+    from .pretrained import fit_weights  # here, because that module builds networks itself
+
+    return fit_weights(state_dict, model)
 
 
 def _create_pinas(variant: str, pretrained: bool = False, **kwargs: Any) -> PinasNet:
+    if pretrained:
+        from .pretrained import build_pretrained
+
+        return build_pretrained(PinasNet, variant, checkpoint_filter_fn, kwargs)
     return build_model_with_cfg(PinasNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+
+
+# People who host weights of their own set it; it is read once, because timm keeps the cfgs.
+_HUB_NAMESPACE = os.environ.get('PINAS_HUB_NAMESPACE') or 'pinas-models'
 
 
 def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
@@ -301,19 +335,48 @@ def _cfg(url: str = '', **kwargs: Any) -> dict[str, Any]:
         'std': IMAGENET_DEFAULT_STD,
         'first_conv': 'conv1.0',
         'classifier': 'fc',
-        'origin_url': 'https://github.com/Ernie1/Pi-NAS',
         'paper_ids': 'arXiv:2108.09671',
         **kwargs,
     }
 
 
+def _published_cfg(name: str, **kwargs: Any) -> dict[str, Any]:
+    """Cfg of weights that the authors trained."""
+    return _cfg(hf_hub_id=f'{_HUB_NAMESPACE}/{name}', origin_url='https://github.com/Ernie1/Pi-NAS', **kwargs)
+
+
 default_cfgs = generate_default_cfgs(
     {
-        'pinas_cls.in1k': _cfg(),
-        'pinas_trans.untrained': _cfg(),
+        'pinas_cls.in1k': _published_cfg('pinas_cls.in1k'),
+        # Backbones of a detector and of two segmentation networks: there is no classifier.
+        'pinas_trans.coco': _published_cfg('pinas_trans.coco', num_classes=0),
+        'pinas_trans.ade20k': _published_cfg('pinas_trans.ade20k', num_classes=0),
+        'pinas_trans.cityscapes': _published_cfg('pinas_trans.cityscapes', num_classes=0),
         'pinas_resnest50.untrained': _cfg(),
         'pinas_subnet.untrained': _cfg(),
-        'pinas_mini.untrained': _cfg(num_classes=10, input_size=(3, 32, 32), pool_size=(2, 2), crop_pct=1.0),
+        'pinas_mini.cifar10': _cfg(
+            file=str(Path(__file__).parent / 'weights' / 'pinas_mini.cifar10.safetensors'),
+            num_classes=10,
+            input_size=(3, 32, 32),
+            pool_size=(2, 2),
+            crop_pct=1.0,
+            interpolation='bilinear',
+            mean=(0.4914, 0.4822, 0.4465),
+            std=(0.2470, 0.2435, 0.2616),
+            label_names=(
+                'airplane',
+                'automobile',
+                'bird',
+                'cat',
+                'deer',
+                'dog',
+                'frog',
+                'horse',
+                'ship',
+                'truck',
+            ),
+            license='apache-2.0',
+        ),
     }
 )
 
@@ -344,8 +407,9 @@ def pinas_subnet(pretrained: bool = False, *, choices: str | Sequence[int], **kw
 
 @register_model
 def pinas_mini(pretrained: bool = False, **kwargs: Any) -> PinasNet:
-    """A small member of the family for 32-pixel images: 2-2-2-2 blocks, 16 to 128 planes, any of 4^8 paths."""
-    model_args = dict(
-        choices=(1,) * 8, layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_width=8, stem_stride=2, num_classes=10
-    )
+    """A small member of the family for 32-pixel images: 2-2-2-2 blocks, 16 to 128 planes, any of 4^8 paths.
+
+    Without ``choices`` it is the network that was found on CIFAR-10, whose weights come with the package.
+    """
+    model_args = dict(choices=PINAS_MINI, layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_width=8, stem_stride=2)
     return _create_pinas('pinas_mini', pretrained, **dict(model_args, **kwargs))

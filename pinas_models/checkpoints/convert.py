@@ -272,20 +272,21 @@ def _check(family: Family, slots: Sequence[_Slot], tensors: Mapping[str, torch.T
                 no_weights.append(f'{name} ({tensor.dtype})')
             elif not _equal(tensor, tensors[present[0]]):
                 differing.append(f'{name} and {present[0]}')
-    faults = []
-    if missing:
-        faults.append(f'{len(missing)} names are missing ({_list(missing)}): the file is incomplete, get it again')
-    if unknown:
-        faults.append(f'{len(unknown)} names are unknown ({_list(unknown)}): take them out if they are not needed')
-    if misshapen:
-        faults.append(f'{len(misshapen)} shapes are wrong ({_list(misshapen)}): is it a network of this space?')
-    if no_weights:
-        faults.append(f'{len(no_weights)} tensors are not of a floating-point type ({_list(no_weights)})')
-    if differing:
-        faults.append(
-            f'{len(differing)} pairs of names should be one tensor but differ ({_list(differing)}): the file is '
-            'damaged, or of a supernet whose candidates do not share the shortcut, which is not supported'
+    faults = [
+        f'{what}: {len(found)} ({_list(found)}), {remedy}'
+        for what, found, remedy in (
+            ('missing names', missing, 'the file is incomplete, get it again'),
+            ('unknown names', unknown, 'take them out if they are not needed'),
+            ('wrong shapes', misshapen, 'is it a network of this space?'),
+            ('tensors that are no floating-point numbers', no_weights, 'is it quantised?'),
+            (
+                'pairs of names that should be one tensor but differ',
+                differing,
+                'the file is damaged, or of a supernet whose candidates do not share shortcuts: not supported',
+            ),
         )
+        if found
+    ]
     if faults:
         raise ValueError(f'this is {family.title}, but it cannot be converted: {"; ".join(faults)}')
 

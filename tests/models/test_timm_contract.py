@@ -135,7 +135,8 @@ def test_constructor_has_no_sink():
 def test_attributes_and_methods(name):
     model = on_meta(name, drop_rate=0.25, in_chans=4)
     assert model.num_classes == MODELS[name].get('num_classes', timm.get_pretrained_cfg(name).num_classes)
-    assert model.num_features == model.head_hidden_size == model.fc.in_features == model.feature_info[-1]['num_chs']
+    assert model.num_features == model.head_hidden_size == model.feature_info[-1]['num_chs']
+    assert isinstance(model.fc, nn.Linear if model.num_classes else nn.Identity)
     assert model.in_chans == 4
     assert model.drop_rate == 0.25
     assert model.grad_checkpointing is False
@@ -322,7 +323,7 @@ def test_reset_classifier_keeps_dtype_and_device():
 @each_model
 @pytest.mark.parametrize('coarse', [False, True])
 def test_group_matcher(name, coarse):
-    model = on_meta(name)
+    model = on_meta(name, num_classes=5)
     groups = group_parameters(model, model.group_matcher(coarse=coarse))
     blocks = sum(len(model.get_submodule(f'layer{s}')) for s in range(1, 5))
     assert len(groups) == 1 + (4 if coarse else blocks) + 1  # stem, stages or blocks, classifier
@@ -469,7 +470,7 @@ def test_names_and_order_equal_timm_resnest50d():
 
 
 def test_untrained_networks_have_no_weights_to_load():
-    for name in ('pinas_resnest50', 'pinas_subnet', 'pinas_mini'):
+    for name in ('pinas_resnest50', 'pinas_subnet'):
         with pytest.raises(RuntimeError, match=f'No pretrained weights exist for {name}'):
             on_meta(name, pretrained=True)
 
@@ -506,12 +507,11 @@ def test_faulty_checkpoint_is_refused(way, fault, authors_checkpoint, tmp_path):
         checkpoint['state_dict']['module.layer3.1.bn2.weight'] = torch.zeros(1)
     file = tmp_path / 'checkpoint.pth.tar'
     torch.save(checkpoint, file)
-    kwargs = (
-        dict(checkpoint_path=str(file))
-        if way == 'checkpoint_path'
-        else dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
-    )
-    with pytest.raises(RuntimeError, match=r'layer3\.1\.bn[23]\.weight'):
+    if way == 'checkpoint_path':
+        error, kwargs = RuntimeError, dict(checkpoint_path=str(file))  # torch's
+    else:
+        error, kwargs = ValueError, dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
+    with pytest.raises(error, match=r'layer3\.1\.bn[23]\.weight'):
         timm.create_model('pinas_mini', **MINI, **kwargs)
 
 
@@ -524,13 +524,14 @@ def test_old_checkpoint_without_batch_counters(authors_checkpoint, model, x, tmp
         assert torch.equal(loaded(x), model(x))
 
 
-def test_authors_names_of_the_published_network(tmp_path):
+def test_authors_names_of_the_published_network():
     weights = filled_state_dict(load_fixture('cls_32'))
     checkpoint = {'state_dict': {f'module.{name}': tensor for name, tensor in weights.items()}}
-    loaded = checkpoint_filter_fn(checkpoint, nn.Identity())
+    model = on_meta('pinas_cls')
+    loaded = checkpoint_filter_fn(checkpoint, model)
     assert loaded.keys() == weights.keys()
-    assert on_meta('pinas_cls').load_state_dict(loaded, strict=True, assign=True).missing_keys == []
-    assert checkpoint_filter_fn(weights, nn.Identity()).keys() == weights.keys()
+    assert checkpoint_filter_fn(weights, model).keys() == weights.keys()
+    assert model.load_state_dict(loaded, strict=True, assign=True).missing_keys == []
 
 
 def test_weights_adapt_to_gray_images_and_other_classes(authors_checkpoint, model):

@@ -27,6 +27,7 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     names, space = result.stdout.splitlines()
     assert {path.stem for path in (ROOT / 'search' / 'configs').glob('*.yaml')} == set(names.split())
     assert space == 'mini'
+    assert (site / 'pinas_models' / 'weights' / 'pinas_mini.cifar10.safetensors').stat().st_size > 1_000_000
     packages = {path.name for path in site.iterdir()}
     assert {'pinas_models', 'pinas_search', 'pinas_downstream'} <= packages
     assert not packages & {'tests', 'benchmarks', 'search'}

@@ -1,0 +1,272 @@
+"""A model as a file that runs without this package: ONNX, TorchScript or torch.export, compared before it is kept."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from timm.data import resolve_model_data_config
+from torch import Tensor, nn
+
+from .fuse import fuse
+
+__all__ = ['FORMATS', 'TOLERANCE', 'ExportError', 'ExportReport', 'check_target', 'export', 'find_format']
+
+FORMATS = {'onnx': '.onnx', 'torchscript': '.pt', 'torch-export': '.pt2'}  # format: the usual suffix
+TOLERANCE = 1e-4  # largest difference, in parts of the largest output; rounding alone gives 1e-6
+
+_INPUT, _OUTPUT = 'images', 'outputs'  # names in the ONNX graph
+
+
+class ExportError(Exception):
+    """The exported file does not compute what the model computes."""
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What was exported and how it was checked.
+
+    Attributes:
+        path: The file.
+        format: A key of ``FORMATS``.
+        opset: Version of the ONNX operators; None for the other formats.
+        shapes: Shapes of the inputs that file and model were compared on.
+        max_difference: Largest difference of an output, over all of them.
+        max_output: Largest output.
+    """
+
+    path: Path
+    format: str
+    opset: int | None
+    shapes: tuple[tuple[int, ...], ...]
+    max_difference: float
+    max_output: float
+
+
+def find_format(path: str | Path, format: str | None = None) -> str:
+    """The format to write: the given one, else that of the suffix.
+
+    Raises:
+        ValueError: If there is no such format, or the suffix names none.
+    """
+    if format is None:
+        suffix = Path(path).suffix
+        format = next((name for name, usual in FORMATS.items() if usual == suffix), None)
+        if format is None:
+            known = ', '.join(f'{usual} ({name})' for name, usual in FORMATS.items())
+            raise ValueError(f'{path} does not end with one of {known}: name the format')
+    if format not in FORMATS:
+        raise ValueError(f'there is no format {format!r}; there are {", ".join(FORMATS)}')
+    return format
+
+
+def check_target(path: str | Path, format: str, overwrite: bool = False) -> None:
+    """Find out before the work whether a file can be written.
+
+    Args:
+        path: The file.
+        format: A key of ``FORMATS``.
+        overwrite: Whether it may exist.
+
+    Raises:
+        OSError: If it exists, or its folder does not.
+        ValueError: If packages are missing that the format needs.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f'there is no folder {path.parent} to write {path.name} to')
+    if path.is_dir():
+        raise IsADirectoryError(f'{path} is a folder; name a file')
+    if path.exists() and not overwrite:
+        raise FileExistsError(f'{path} exists already; choose another name, or allow to overwrite it (--force)')
+    if format == 'onnx':
+        missing = [name for name in ('onnx', 'onnxscript', 'onnxruntime') if not _is_installed(name)]
+        if missing:
+            raise ValueError(f"ONNX needs {' and '.join(missing)}: pip install 'pinas-models[export]'")
+
+
+def export(
+    model: nn.Module,
+    path: str | Path,
+    *,
+    format: str | None = None,
+    input_size: tuple[int, int, int] | None = None,
+    dynamic_size: bool = False,
+    fused: bool = False,
+    opset: int | None = None,
+    overwrite: bool = False,
+) -> ExportReport:
+    """Write a model to a file that takes batches of any size, if it computes what the model computes.
+
+    The file is loaded again, by onnxruntime or PyTorch, and both run on random images: several batch sizes and, with
+    ``dynamic_size``, several image sizes. Only then it gets its name. It holds a text ``preprocessing`` (metadata in
+    ONNX, an extra file in the other formats): JSON with what timm knows about the images, such as mean and std.
+
+    Args:
+        model: A network in eval mode with float32 parameters on the CPU, of one input and one output.
+        path: The file to write.
+        format: A key of ``FORMATS``; None takes that of the suffix.
+        input_size: Channels, height and width of the images; None takes those that timm knows for the model.
+        dynamic_size: Whether height and width may vary as well. torch.export then takes sizes that leave more than one
+            pixel of the last feature map, so above 32 for the published networks.
+        fused: Export ``fuse(model)``; it is compared with ``model`` all the same.
+        opset: Version of the ONNX operators; None takes PyTorch's choice.
+        overwrite: Replace an existing file.
+
+    Returns:
+        What was compared, and how much it differs.
+
+    Raises:
+        ExportError: If the file does not compute what the model computes; it is not kept.
+        OSError: If the file exists or cannot be written.
+        ValueError: If the arguments do not fit together, packages are missing, or the model cannot be exported.
+    """
+    path = Path(path)
+    format = find_format(path, format)
+    if opset is not None and format != 'onnx':
+        raise ValueError(f'opset is of ONNX, not of {format}')
+    check_target(path, format, overwrite)
+    if model.training:
+        raise ValueError('the model is in training mode: call model.eval() first')
+    if any(p.dtype != torch.float32 or p.device.type != 'cpu' for p in model.parameters()):
+        raise ValueError('the model must be float32 on the CPU to be exported: call model.float().cpu() first')
+    config = resolve_model_data_config(model)
+    channels, height, width = input_size or config['input_size']
+    shapes = [(1, channels, height, width), (3, channels, height, width)]
+    if dynamic_size:  # smaller, larger, not square, odd
+        shapes += [(2, channels, height - height // 4 + 1, width + width // 4), (1, channels, height + 3, width + 1)]
+    metadata = {'preprocessing': json.dumps({**config, 'input_size': shapes[0][1:]})}
+
+    exported = fuse(model) if fused else model
+    example = torch.zeros(2, channels, height, width)  # torch.export takes a batch of 1 for a constant
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
+        file = Path(folder) / path.name
+        with _explained(f'cannot export the model to {format}'), torch.no_grad():
+            if format == 'onnx':
+                opset = _write_onnx(exported, example, file, dynamic_size, opset, metadata)
+            elif format == 'torchscript':
+                torch.jit.script(exported).save(file, _extra_files=metadata)
+            else:
+                _write_torch_export(exported, example, file, dynamic_size, metadata)
+        if len(os.listdir(folder)) > 1:
+            raise ValueError(f'the model is too large for one {format} file (2 GB): use another format')
+        difference, largest = _compare(model, _load(file, format), shapes)
+        os.replace(file, path)
+    return ExportReport(path, format, opset, tuple(shapes), difference, largest)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+@contextmanager
+def _explained(what: str) -> Iterator[None]:
+    """Turn what a library raises into a ValueError of one line, and silence its warnings: they are for its callers."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            yield
+    # TorchScript's compiler and onnxruntime raise subclasses of Exception itself, PyTorch's exporters about anything.
+    except Exception as error:
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(f'{what}: {lines[0] if lines else type(error).__name__}') from error
+
+
+def _write_onnx(
+    model: nn.Module, example: Tensor, file: Path, dynamic_size: bool, opset: int | None, metadata: dict[str, str]
+) -> int:
+    sizes = {2: 'height', 3: 'width'} if dynamic_size else {}
+    program = torch.onnx.export(
+        model,
+        (example,),
+        dynamo=True,
+        verbose=False,
+        input_names=[_INPUT],
+        output_names=[_OUTPUT],
+        dynamic_shapes=({0: 'batch', **sizes},),
+        opset_version=opset,
+    )
+    if program is None:  # so says its type, for dynamo=False
+        raise RuntimeError('PyTorch wrote nothing')
+    written = program.model.opset_imports['']
+    if written != (opset or written):
+        raise ValueError(f'the model needs opset {written}, not {opset}')
+    program.model.metadata_props.update(metadata)
+    program.save(file)
+    return written
+
+
+def _write_torch_export(
+    model: nn.Module, example: Tensor, file: Path, dynamic_size: bool, metadata: dict[str, str]
+) -> None:
+    varying = (0, 2, 3) if dynamic_size else (0,)
+    program = torch.export.export(model, (example,), dynamic_shapes=(dict.fromkeys(varying, torch.export.Dim.DYNAMIC),))
+    with file.open('wb') as stream:  # not by name: it would insist on the suffix
+        torch.export.save(program, stream, extra_files=metadata)
+
+
+def _load(file: Path, format: str) -> Callable[[Tensor], Tensor]:
+    """A function that runs the file."""
+    if format == 'torch-export':
+        with file.open('rb') as stream:
+            return torch.export.load(stream).module()
+    if format == 'torchscript':
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore', FutureWarning)  # deprecated, but what was asked for
+            return torch.jit.load(file)
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(file, options, providers=['CPUExecutionProvider'])
+    return lambda images: torch.from_numpy(session.run([_OUTPUT], {_INPUT: images.numpy()})[0])
+
+
+def _compare(
+    model: nn.Module, exported: Callable[[Tensor], Tensor], shapes: Sequence[tuple[int, ...]]
+) -> tuple[float, float]:
+    """Largest difference and largest output over random images.
+
+    Raises:
+        ExportError: If outputs differ, or the exported model does not run.
+        ValueError: If the model's own outputs are not finite.
+    """
+    generator = torch.Generator().manual_seed(0)
+    difference = largest = 0.0
+    for shape in shapes:
+        # Images of different contrast: the outputs for plain noise are so close that one could stand for another.
+        images = torch.randn(shape, generator=generator) * torch.linspace(0.5, 2, shape[0]).view(-1, 1, 1, 1)
+        with torch.no_grad():
+            expected = model(images)
+        if not expected.isfinite().all():
+            raise ValueError('the model computes values that are not finite: its weights are damaged')
+        try:
+            with _explained('it does not run'), torch.no_grad():
+                actual = exported(images)
+        except ValueError as error:
+            raise ExportError(f'on images {list(shape)} {error}') from error
+        if actual.shape != expected.shape:
+            raise ExportError(
+                f'the outputs for images {list(shape)} have the shape {list(actual.shape)}, not {list(expected.shape)}'
+            )
+        scale = expected.abs().max().item()
+        worst = (actual - expected).abs().max().item()
+        if not worst <= TOLERANCE * scale:  # also for nan
+            raise ExportError(
+                f"the outputs for images {list(shape)} differ by up to {worst:.1e} from the model's, which are up to "
+                f'{scale:.1e}; allowed is {TOLERANCE:.0e} of that'
+            )
+        difference, largest = max(difference, worst), max(largest, scale)
+    return difference, largest
