@@ -9,29 +9,18 @@ from functools import partial
 from typing import Any
 
 import torch
-from huggingface_hub import constants
-from huggingface_hub.utils import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.utils import EntryNotFoundError, HFValidationError
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 
 from .checkpoints import convert_checkpoint, load_checkpoint
 from .checkpoints.convert import count_classes, unwrap
 from .checkpoints.families import recognise
+from .hub_errors import HTTP_ERROR, reason
 from .pinas import PinasNet
 
 __all__ = ['build_pretrained', 'explain_hub_errors', 'fit_weights', 'translate_names']
 
 _logger = logging.getLogger(__name__)
-
-# The base of errors of the HTTP library that huggingface_hub uses: it has changed with the versions.
-_HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 
 
 def build_pretrained(
@@ -140,26 +129,10 @@ def explain_hub_errors(repository: str) -> Iterator[None]:
     """
     try:
         yield
-    except (_HTTP_ERROR, EntryNotFoundError, HFValidationError, ConnectionError, TimeoutError) as error:
+    except (HTTP_ERROR, EntryNotFoundError, HFValidationError, ConnectionError, TimeoutError) as error:
         raise FileNotFoundError(
-            f'cannot get weights from the repository {repository} of the Hub ({_reason(error)}); take them from the '
+            f'cannot get weights from the repository {repository} of the Hub ({reason(error)}); take them from the '
             "authors' file (pinas-models convert FILE OUT, or pretrained_cfg_overlay=dict(file=FILE)), from a model "
             'folder (local-dir:FOLDER), or from a namespace of your own on the Hub (environment variable '
             'PINAS_HUB_NAMESPACE)'
         ) from None
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, GatedRepoError):
-        return 'access is restricted: accept its conditions there and log in'
-    if isinstance(error, RepositoryNotFoundError):
-        return 'it does not exist, or is private and you are not logged in'
-    if isinstance(error, RevisionNotFoundError):
-        return 'it has no such revision'
-    if isinstance(error, LocalEntryNotFoundError):
-        offline = constants.HF_HUB_OFFLINE
-        return 'it is not in the cache, and ' + ('HF_HUB_OFFLINE is set' if offline else 'there is no connection')
-    if isinstance(error, EntryNotFoundError):
-        return 'it holds no weights'
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__

@@ -63,7 +63,7 @@ def reported(model: str) -> Reported | None:
 
 def table_title() -> str:
     """What the authors' table shows, and under which conditions they measured."""
-    return _table()['title']
+    return _table()['title'].partition('; *')[0]  # the mark is on none of the rows that are shown
 
 
 @functools.cache

@@ -86,10 +86,12 @@ def _ratio(candidate: Candidate, benchmark: Benchmark, bench: str) -> Ratio | No
 
 
 def _setup_text(setup: Setup) -> str:
-    precision = f'amp {setup.amp}' if setup.amp else setup.dtype
-    return (
-        precision + ', channels_last' * setup.channels_last + f', compiled by {setup.compiler}' * bool(setup.compiler)
-    )
+    words = [f'amp {setup.amp}' if setup.amp else setup.dtype]
+    if setup.channels_last:
+        words.append('channels_last')
+    if setup.compiler:
+        words.append(f'compiled by {setup.compiler}')
+    return ', '.join(words)
 
 
 def _notes(benchmark: Benchmark) -> list[str]:
@@ -139,7 +141,7 @@ def markdown_table(benchmark: Benchmark) -> str:
     for candidate in benchmark.candidates:
         name, *cells = _cells(candidate, benchmark)
         lines.append('| ' + ' | '.join([f'`{name}`', *cells]) + ' |')
-    return '\n'.join([*lines, '', *_notes(benchmark)])
+    return '\n'.join([*lines, '', *(f'- {note}' for note in _notes(benchmark))])
 
 
 def _split_markdown(file: Path) -> tuple[str, str]:

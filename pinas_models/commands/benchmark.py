@@ -39,8 +39,8 @@ what is measured
   speed   in rounds: in each, every network runs in its turn, so that the ratios within a round can be trusted on a
           machine that does other things as well. Inference is the forward pass, training is forward, backward and a
           step of SGD with momentum. Weights are random.
-  memory  the largest, for weights, images, gradients and whatever torch needs. On a GPU what torch has allocated; on
-          the CPU by how much the resident memory of a process of its own grows, once Python and its libraries are there.
+  memory  the largest, for weights, images, gradients and whatever torch needs: on a GPU what torch has allocated, on
+          the CPU by how much a process of its own grows once Python and its libraries are loaded.
 
 Without --models these are the networks of Table 2 of the Π-NAS paper that timm has: {', '.join(DEFAULT_MODELS)}.
 The paper's SENet-50 and SKNet-50 are timm's seresnext50_32x4d and skresnext50_32x4d (by parameters and FLOPs).

@@ -7,22 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import constants
-from huggingface_hub.utils import (
-    EntryNotFoundError,
-    GatedRepoError,
-    HfHubHTTPError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
+from huggingface_hub.utils import EntryNotFoundError, HFValidationError
+
+from ..hub_errors import HTTP_ERROR, http_status, reason
 
 __all__ = ['LOG_IN', 'explain_download', 'explain_upload']
 
 LOG_IN = 'log in with "hf auth login", or set HF_TOKEN to a token that may write'
-
-# The base of errors of the HTTP library that huggingface_hub uses: it has changed with the versions.
-_HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 
 
 @contextmanager
@@ -38,8 +29,8 @@ def explain_download(repo_id: str, hint: str = '') -> Iterator[None]:
     """
     try:
         yield
-    except (_HTTP_ERROR, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:
-        raise FileNotFoundError(f'cannot get {repo_id} from {constants.ENDPOINT}: {_reason(error)}{hint}') from error
+    except (HTTP_ERROR, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:
+        raise FileNotFoundError(f'cannot get {repo_id} from {constants.ENDPOINT}: {reason(error)}{hint}') from error
 
 
 @contextmanager
@@ -57,15 +48,15 @@ def explain_upload(repo_id: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # how huggingface_hub reports a file that did not arrive
-        reason = _reason(error.__cause__ or error)
+        cause = reason(error.__cause__ or error)
         raise ConnectionError(
-            f'the upload to {repo_id} broke off ({reason}) and nothing was published; run the command again: files '
+            f'the upload to {repo_id} broke off ({cause}) and nothing was published; run the command again: files '
             'that have arrived are not sent again'
         ) from error
     except json.JSONDecodeError as error:
         raise ConnectionError(f'{constants.ENDPOINT} does not answer as a Hub does; is HF_ENDPOINT right?') from error
-    except (_HTTP_ERROR, OSError) as error:
-        status = _status(error)
+    except (HTTP_ERROR, OSError) as error:
+        status = http_status(error)
         if status == 401:
             raise PermissionError(f'the Hub does not accept your token: {LOG_IN}') from error
         if status == 403:
@@ -74,30 +65,7 @@ def explain_upload(repo_id: str) -> Iterator[None]:
                 f'you have no right to write to {repo_id}: ask {namespace} for it, or use a token that may write there'
             ) from error
         if status is not None and 400 <= status < 500:
-            raise ValueError(f'the Hub refuses {repo_id}: {_reason(error)}') from error
+            raise ValueError(f'the Hub refuses {repo_id}: {reason(error)}') from error
         raise ConnectionError(
-            f'cannot upload to {repo_id} at {constants.ENDPOINT}: {_reason(error)}; run the command again later'
+            f'cannot upload to {repo_id} at {constants.ENDPOINT}: {reason(error)}; run the command again later'
         ) from error
-
-
-def _reason(error: BaseException) -> str:
-    if isinstance(error, GatedRepoError):
-        return 'access is restricted: accept its conditions there and log in'
-    if isinstance(error, RepositoryNotFoundError):
-        return 'it does not exist, or is private and you are not logged in'
-    if isinstance(error, RevisionNotFoundError):
-        return 'it has no such revision'
-    if constants.HF_HUB_OFFLINE and isinstance(error, (LocalEntryNotFoundError, ConnectionError)):
-        return 'HF_HUB_OFFLINE is set'
-    if isinstance(error, LocalEntryNotFoundError):
-        return 'there is no connection'
-    if (status := _status(error)) is not None:
-        message = ' '.join(str(getattr(error, 'server_message', None) or '').split())
-        # The storage behind the Hub answers in XML, which says no more than the status.
-        return f'HTTP {status}, {message}' if message and not message.startswith('<') else f'HTTP {status}'
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
-
-
-def _status(error: BaseException) -> int | None:
-    return getattr(getattr(error, 'response', None), 'status_code', None)

@@ -270,7 +270,7 @@ def test_weights_that_do_not_fit(tmp_path):
     file = str(tmp_path / 'w.pth')
     init_cfg = dict(type='Pretrained', checkpoint=file)
     torch.save({name: tensor for name, tensor in weights.items() if name != 'layer3.0.bn1.weight'}, file)
-    with pytest.raises(ValueError, match=r'1 names are missing \(layer3\.0\.bn1\.weight\)'):
+    with pytest.raises(ValueError, match=r'missing names: 1 \(layer3\.0\.bn1\.weight\)'):
         build(choices=PATH, init_cfg=init_cfg).init_weights()
     torch.save(weights, file)
     with pytest.raises(ValueError, match='differ at position 7'):

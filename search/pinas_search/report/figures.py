@@ -280,8 +280,8 @@ def _draw_choices(record: RunRecord, space: Space) -> Picture:
     labels = [f'{s}.{b}' for s, stage in enumerate(stages, 1) for b in range(1, len(stage) + 1)]
     grid[0, 0].set(yticks=range(len(labels)), yticklabels=labels, ylabel='stage.block')
     figure.suptitle('How often each block is chosen (%)', x=0.01, ha='left', fontsize=10.5)
-    position, choice = np.unravel_index(np.argmax(among_best - everywhere), everywhere.shape)
-    gain = f'the best ones differ most in choosing {names[choice]} at {labels[position]}'
+    row, column = np.unravel_index(np.argmax(among_best - everywhere), everywhere.shape)
+    gain = f'the best ones differ most in choosing {names[column]} at {labels[row]}'
     return Picture(figure, f'Heat maps: share of each choice among all candidates and among the best {top}; {gain}.')
 
 

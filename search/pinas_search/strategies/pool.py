@@ -100,7 +100,7 @@ class PathPool:
         ]
         paths = np.zeros((1, self.space.num_positions), dtype=np.int64)
         for position, m in enumerate(self.space.num_choices):
-            paths = np.repeat(paths, m, axis=0)
+            paths = np.tile(paths, m).reshape(-1, self.space.num_positions)  # each path m times, one below the other
             paths[:, position] = np.arange(len(paths)) % m
             for limits, completion in cheapest:
                 completed = np.where(np.arange(self.space.num_positions) <= position, paths, completion)
