@@ -57,7 +57,7 @@ BLOCK_CHOICES = (
 PINAS_CLS: Path = (3, 0, 1, 3, 2, 3, 1, 2, 0, 3, 2, 1, 3, 0, 3, 2)
 PINAS_TRANS: Path = (3, 3, 3, 3, 1, 1, 3, 3, 3, 0, 0, 1, 1, 0, 2, 1)
 RESNEST50: Path = (1,) * 16
-PINAS_MINI: Path = (1,) * 8  # 2-2-2-2 blocks, for CIFAR-10
+PINAS_MINI: Path = (1, 2, 0, 2, 1, 1, 0, 2)  # 2-2-2-2 blocks, found on CIFAR-10 (search/README.md)
 
 
 def parse_choices(choices: str | Sequence[int], num_positions: int, num_choices: int = len(BLOCK_CHOICES)) -> Path:

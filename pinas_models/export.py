@@ -16,7 +16,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from .fuse import fuse
+from .fuse import fold_batch_norms, fuse
 
 __all__ = ['FORMATS', 'TOLERANCE', 'ExportError', 'ExportReport', 'check_target', 'export', 'find_format']
 
@@ -117,7 +117,7 @@ def export(
         input_size: Channels, height and width of the images; None takes those that timm knows for the model.
         dynamic_size: Whether height and width may vary as well. torch.export then takes sizes that leave more than one
             pixel of the last feature map, so above 32 for the published networks.
-        fused: Export ``fuse(model)``; it is compared with ``model`` all the same.
+        fused: Export ``fuse(model)`` (for ONNX only the folding); it is compared with ``model`` all the same.
         opset: Version of the ONNX operators; None takes PyTorch's choice.
         overwrite: Replace an existing file.
 
@@ -145,7 +145,9 @@ def export(
         shapes += [(2, channels, height - height // 4 + 1, width + width // 4), (1, channels, height + 3, width + 1)]
     metadata = {'preprocessing': json.dumps({**config, 'input_size': shapes[0][1:]})}
 
-    exported = fuse(model) if fused else model
+    # ONNX has no operator for the interpolation in FusedSplitAttn: its parts would take longer than what they replace.
+    optimize = fold_batch_norms if format == 'onnx' else fuse
+    exported = optimize(model) if fused else model
     example = torch.zeros(2, channels, height, width)  # torch.export takes a batch of 1 for a constant
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
         file = Path(folder) / path.name

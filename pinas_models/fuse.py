@@ -13,7 +13,7 @@ from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
-__all__ = ['FusedSplitAttn', 'fuse']
+__all__ = ['FusedSplitAttn', 'fold_batch_norms', 'fuse']
 
 # By exact type: a subclass (weight standardisation, a parametrization, BN with an activation) computes something else.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -65,10 +65,8 @@ class FusedSplitAttn(nn.Module):
 def fuse(model: nn.Module) -> nn.Module:
     """Copy a network for inference: the same outputs (to 1e-4 in float32) in less time.
 
-    Every convolution whose output goes to a batch norm and nowhere else takes over that norm's scale and shift; an
-    identity is left in the norm's place. So the order in a split attention stays convolution, ReLU, mean, ``fc1``,
-    ReLU, ``fc2``. Split attention of radix 1 or 2 becomes ``FusedSplitAttn``. What cannot be folded (other norms, a
-    batch norm without running statistics, a module that is used twice) is left as it is.
+    Batch norms are folded as in ``fold_batch_norms``, and split attention of radix 1 or 2 becomes ``FusedSplitAttn``,
+    whose order stays convolution, ReLU, mean, ``fc1``, ReLU, ``fc2``.
 
     The copy is of the model's class, and has its methods, device, precision and memory format. The names of parameters
     stay but for the norms', so it does not load the original's checkpoints. Fuse first, then change the precision:
@@ -85,21 +83,41 @@ def fuse(model: nn.Module) -> nn.Module:
         ValueError: If the model is in training mode, where a batch norm depends on the batch, or its operations cannot
             be followed.
     """
-    training = next((name or 'the model' for name, module in model.named_modules() if module.training), None)
-    if training is not None:
-        raise ValueError(f'{training} is in training mode: call model.eval() before fuse')
-    fused = copy.deepcopy(model)
-    for conv_name, norm_name in _foldable(fused):
-        conv: Any = fused.get_submodule(conv_name)
-        norm: Any = fused.get_submodule(norm_name)
-        dtype = conv.weight.dtype
-        # In double, so that a weight is rounded once, also a half-precision one.
-        _replace(fused, conv_name, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
-        _replace(fused, norm_name, nn.Identity())
+    fused = fold_batch_norms(model)
     for name, module in list(fused.named_modules()):
         if name and type(module) is SplitAttn and module.radix <= 2:
-            _replace(fused, name, FusedSplitAttn(module))
-    return fused.eval()
+            _replace(fused, name, FusedSplitAttn(module).eval())
+    return fused
+
+
+def fold_batch_norms(model: nn.Module) -> nn.Module:
+    """Copy a network and fold its batch norms into the convolutions in front of them.
+
+    Every convolution whose output goes to a batch norm and nowhere else takes over that norm's scale and shift; an
+    identity is left in the norm's place. What cannot be folded (other norms, a batch norm without running statistics, a
+    module that is used twice) is left as it is.
+
+    Args:
+        model: A network in eval mode.
+
+    Returns:
+        The copy, in eval mode.
+
+    Raises:
+        ValueError: See ``fuse``.
+    """
+    training = next((name or 'the model' for name, module in model.named_modules() if module.training), None)
+    if training is not None:
+        raise ValueError(f'{training} is in training mode: call model.eval() first')
+    folded = copy.deepcopy(model)
+    for conv_name, norm_name in _foldable(folded):
+        conv: Any = folded.get_submodule(conv_name)
+        norm: Any = folded.get_submodule(norm_name)
+        dtype = conv.weight.dtype
+        # In double, so that a weight is rounded once, also a half-precision one.
+        _replace(folded, conv_name, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
+        _replace(folded, norm_name, nn.Identity().eval())
+    return folded
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
