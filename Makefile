@@ -21,6 +21,7 @@ test: .venv/.installed
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2  # two processes with a thread each; more would wait for each other
+	OMP_NUM_THREADS=1 $(BIN)/python tests/timm_suite/run.py -n 2  # timm's own tests on our models
 
 # The model cards, from pinas_models/cards/facts.yaml and the code.
 cards: .venv/.installed

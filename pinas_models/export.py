@@ -16,6 +16,7 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from .evaluation.protocols import data_config
 from .fuse import fold_batch_norms, fuse
 
 __all__ = ['FORMATS', 'TOLERANCE', 'ExportError', 'ExportReport', 'check_target', 'export', 'find_format']
@@ -98,7 +99,7 @@ def export(
     path: str | Path,
     *,
     format: str | None = None,
-    input_size: tuple[int, int, int] | None = None,
+    size: tuple[int, int] | None = None,
     dynamic_size: bool = False,
     fused: bool = False,
     opset: int | None = None,
@@ -114,7 +115,7 @@ def export(
         model: A network in eval mode with float32 parameters on the CPU, of one input and one output.
         path: The file to write.
         format: A key of ``FORMATS``; None takes that of the suffix.
-        input_size: Channels, height and width of the images; None takes those that timm knows for the model.
+        size: Height and width of the images in pixels; None takes those that timm knows for the model.
         dynamic_size: Whether height and width may vary as well. torch.export then takes sizes that leave more than one
             pixel of the last feature map, so above 32 for the published networks.
         fused: Export ``fuse(model)`` (for ONNX only the folding); it is compared with ``model`` all the same.
@@ -139,29 +140,36 @@ def export(
     if any(p.dtype != torch.float32 or p.device.type != 'cpu' for p in model.parameters()):
         raise ValueError('the model must be float32 on the CPU to be exported: call model.float().cpu() first')
     config = resolve_model_data_config(model)
-    channels, height, width = input_size or config['input_size']
+    channels = int(getattr(model, 'in_chans', config['input_size'][0]))
+    height, width = size or config['input_size'][1:]
     shapes = [(1, channels, height, width), (3, channels, height, width)]
     if dynamic_size:  # smaller, larger, not square, odd
         shapes += [(2, channels, height - height // 4 + 1, width + width // 4), (1, channels, height + 3, width + 1)]
-    metadata = {'preprocessing': json.dumps({**config, 'input_size': shapes[0][1:]})}
+    metadata = {}
+    if channels in (1, 3):  # what timm knows is about colour or grey images
+        metadata['preprocessing'] = json.dumps({**data_config(model), 'input_size': shapes[0][1:]})
+    samples = [_sample(model, shape) for shape in shapes]
 
     # ONNX has no operator for the interpolation in FusedSplitAttn: its parts would take longer than what they replace.
     optimize = fold_batch_norms if format == 'onnx' else fuse
-    exported = optimize(model) if fused else model
+    source = optimize(model) if fused else model
     example = torch.zeros(2, channels, height, width)  # torch.export takes a batch of 1 for a constant
     with tempfile.TemporaryDirectory(dir=path.parent, prefix='.export-') as folder:
         file = Path(folder) / path.name
         with _explained(f'cannot export the model to {format}'), torch.no_grad():
             if format == 'onnx':
-                opset = _write_onnx(exported, example, file, dynamic_size, opset, metadata)
+                opset = _write_onnx(source, example, file, dynamic_size, opset, metadata)
             elif format == 'torchscript':
-                torch.jit.script(exported).save(file, _extra_files=metadata)
+                torch.jit.script(source).save(file, _extra_files=metadata)
             else:
-                _write_torch_export(exported, example, file, dynamic_size, metadata)
+                _write_torch_export(source, example, file, dynamic_size, metadata)
         if len(os.listdir(folder)) > 1:
             raise ValueError(f'the model is too large for one {format} file (2 GB): use another format')
-        difference, largest = _compare(model, _load(file, format), shapes)
+        with _explained('the written file cannot be loaded'):
+            exported = _load(file, format)
+        difference = max(_difference(exported, images, expected) for images, expected in samples)
         os.replace(file, path)
+    largest = max(expected.abs().max().item() for _, expected in samples)
     return ExportReport(path, format, opset, tuple(shapes), difference, largest)
 
 
@@ -225,9 +233,7 @@ def _load(file: Path, format: str) -> Callable[[Tensor], Tensor]:
         with file.open('rb') as stream:
             return torch.export.load(stream).module()
     if format == 'torchscript':
-        with warnings.catch_warnings():
-            warnings.simplefilter('ignore', FutureWarning)  # deprecated, but what was asked for
-            return torch.jit.load(file)
+        return torch.jit.load(file)
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -236,39 +242,47 @@ def _load(file: Path, format: str) -> Callable[[Tensor], Tensor]:
     return lambda images: torch.from_numpy(session.run([_OUTPUT], {_INPUT: images.numpy()})[0])
 
 
-def _compare(
-    model: nn.Module, exported: Callable[[Tensor], Tensor], shapes: Sequence[tuple[int, ...]]
-) -> tuple[float, float]:
-    """Largest difference and largest output over random images.
+def _sample(model: nn.Module, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Random images and what the model computes for them.
 
     Raises:
-        ExportError: If outputs differ, or the exported model does not run.
-        ValueError: If the model's own outputs are not finite.
+        ValueError: If the model cannot run on them, or its output is no tensor of finite values.
     """
-    generator = torch.Generator().manual_seed(0)
-    difference = largest = 0.0
-    for shape in shapes:
-        # Images of different contrast: the outputs for plain noise are so close that one could stand for another.
-        images = torch.randn(shape, generator=generator) * torch.linspace(0.5, 2, shape[0]).view(-1, 1, 1, 1)
-        with torch.no_grad():
-            expected = model(images)
-        if not expected.isfinite().all():
-            raise ValueError('the model computes values that are not finite: its weights are damaged')
-        try:
-            with _explained('it does not run'), torch.no_grad():
-                actual = exported(images)
-        except ValueError as error:
-            raise ExportError(f'on images {list(shape)} {error}') from error
-        if actual.shape != expected.shape:
-            raise ExportError(
-                f'the outputs for images {list(shape)} have the shape {list(actual.shape)}, not {list(expected.shape)}'
-            )
-        scale = expected.abs().max().item()
-        worst = (actual - expected).abs().max().item()
-        if not worst <= TOLERANCE * scale:  # also for nan
-            raise ExportError(
-                f"the outputs for images {list(shape)} differ by up to {worst:.1e} from the model's, which are up to "
-                f'{scale:.1e}; allowed is {TOLERANCE:.0e} of that'
-            )
-        difference, largest = max(difference, worst), max(largest, scale)
-    return difference, largest
+    # Of different contrast: the outputs for plain noise are so close that one image could stand for another.
+    contrast = torch.linspace(0.5, 2, shape[0]).view(-1, 1, 1, 1)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0)) * contrast
+    with _explained(f'the model cannot run on images {_text(shape)}'), torch.no_grad():
+        outputs = model(images)
+    if not isinstance(outputs, Tensor):
+        raise ValueError(f'the model gives a {type(outputs).__name__}; only models with one tensor can be exported')
+    if not outputs.isfinite().all():
+        raise ValueError('the model computes values that are not finite: its weights are damaged')
+    return images, outputs
+
+
+def _difference(exported: Callable[[Tensor], Tensor], images: Tensor, expected: Tensor) -> float:
+    """Largest difference between the outputs of the exported model and the expected ones.
+
+    Raises:
+        ExportError: If it is too large, or the exported model does not run on the images.
+    """
+    where = f'on images {_text(images.shape)}'
+    try:
+        with _explained(f'the exported model cannot run {where}'), torch.no_grad():
+            actual = exported(images)
+    except ValueError as error:
+        raise ExportError(str(error)) from error
+    if actual.shape != expected.shape:
+        raise ExportError(f'{where} the outputs have the shape {_text(actual.shape)}, not {_text(expected.shape)}')
+    difference = (actual - expected).abs().max().item()
+    largest = expected.abs().max().item()
+    if not difference <= TOLERANCE * largest:  # also for nan
+        raise ExportError(
+            f'{where} the outputs differ by up to {difference:.1e} from outputs of up to {largest:.1e}; '
+            f'allowed is {TOLERANCE:.0e} of the largest'
+        )
+    return difference
+
+
+def _text(shape: Sequence[int]) -> str:
+    return 'x'.join(map(str, shape))

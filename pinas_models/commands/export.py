@@ -59,13 +59,12 @@ def run(args: argparse.Namespace) -> int:
         model = open_model(args.model, pretrained=False, choices=args.choices)
     else:
         model = open_with_weights(args)
-    channels = getattr(model, 'in_chans', 3)
     try:
         report = export(
             model,
             args.out,
             format=format,
-            input_size=None if args.size is None else (channels, *args.size),
+            size=args.size,
             dynamic_size=args.dynamic_size,
             fused=args.fuse,
             opset=args.opset,
