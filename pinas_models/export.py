@@ -24,6 +24,7 @@ __all__ = ['FORMATS', 'TOLERANCE', 'ExportError', 'ExportReport', 'check_target'
 FORMATS = {'onnx': '.onnx', 'torchscript': '.pt', 'torch-export': '.pt2'}  # format: the usual suffix
 TOLERANCE = 1e-4  # largest difference, in parts of the largest output; rounding alone gives 1e-6
 
+_OLDEST_OPSET = 18  # that PyTorch's exporter writes
 _INPUT, _OUTPUT = 'images', 'outputs'  # names in the ONNX graph
 
 
@@ -135,6 +136,10 @@ def export(
     if opset is not None and format != 'onnx':
         raise ValueError(f'opset is of ONNX, not of {format}')
     check_target(path, format, overwrite)
+    if opset is not None:
+        newest = importlib.import_module('onnx').defs.onnx_opset_version()
+        if not _OLDEST_OPSET <= opset <= newest:
+            raise ValueError(f'opset is {opset}; allowed are {_OLDEST_OPSET} to {newest}')
     if model.training:
         raise ValueError('the model is in training mode: call model.eval() first')
     if any(p.dtype != torch.float32 or p.device.type != 'cpu' for p in model.parameters()):

@@ -109,7 +109,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     training = next((name or 'the model' for name, module in model.named_modules() if module.training), None)
     if training is not None:
         raise ValueError(f'{training} is in training mode: call model.eval() first')
-    folded = copy.deepcopy(model)
+    folded = copy.deepcopy(model).eval()  # again: the copy of an FX graph is in training mode
     for conv_name, norm_name in _foldable(folded):
         conv: Any = folded.get_submodule(conv_name)
         norm: Any = folded.get_submodule(norm_name)

@@ -1,8 +1,10 @@
-"""Run timm's own tests on our models: with the installed timm, and with the oldest that we allow if that is another."""
+"""Run timm's own tests on our models, with the installed timm and, if that is another, the oldest that we allow.
+
+The tests are fetched with pip once per version. The plugin ``retarget`` says what is run and how.
+"""
 
 import argparse
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -10,8 +12,10 @@ from importlib import metadata
 from pathlib import Path
 
 from fetch import fetch_tests, fetch_timm
+from packaging.requirements import Requirement
 
 HERE = Path(__file__).parent
+CACHE = Path(sys.prefix) / 'timm-suite'  # in the environment: git ignores it and `make clean` removes it
 FILES = (
     'test_models.py',
     'test_checkpoint_loading.py',
@@ -20,9 +24,7 @@ FILES = (
     'test_input_conv.py',
     'test_model_input.py',
 )
-# In a folder that git ignores and `make clean` removes.
-CACHE = Path(sys.prefix) / 'timm-suite'
-# Weights for the tags that live on the Hub, in the layout of its cache, so that the tests need no network.
+# Random weights for the tags whose weights are on the Hub, in the layout of its cache: the tests take no network.
 SEED = """
 import sys
 from pathlib import Path
@@ -39,34 +41,36 @@ for name in timm.list_models(module='pinas', pretrained=True):
 
 def oldest_allowed() -> str:
     """The lower bound of timm in our requirements."""
-    (bound,) = {m[1] for r in metadata.requires('pinas-models') or () if (m := re.match(r'timm\b.*>=([\d.]+)', r))}
+    requirements = [Requirement(text) for text in metadata.requires('pinas-models') or ()]
+    (bound,) = (s.version for r in requirements if r.name == 'timm' for s in r.specifier if s.operator == '>=')
     return bound
 
 
 def main() -> None:
-    """Run the tests."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog='Other options go to pytest, for example -n 2 -k mini.'
-    )
-    parser.add_argument('--timm', action='append', metavar='VERSION', help='another version; may be given repeatedly')
+    """Run the tests of each version."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--timm', action='append', metavar='VERSION', help='these versions instead')
+    parser.epilog = 'All other options go to pytest, for example -n 2 -k pinas_mini.'
     args, pytest_args = parser.parse_known_args()
     installed = metadata.version('timm')
-    failed = [v for v in args.timm or sorted({installed, oldest_allowed()}) if run(v, installed, pytest_args)]
+    versions = args.timm or sorted({installed, oldest_allowed()})
+    failed = [version for version in versions if run(version, installed, pytest_args)]
     if failed:
-        raise SystemExit(f"timm's own tests fail on our models: {', '.join(failed)}")
+        raise SystemExit(f"timm's own tests of {', '.join(failed)} fail")
 
 
 def run(version: str, installed: str, pytest_args: list[str]) -> int:
-    """Run the tests of one version; returns pytest's exit code."""
+    """Run the tests of one version; returns the exit code of pytest."""
     tests = fetch_tests(version, CACHE)
     path = [str(HERE)] if version == installed else [str(fetch_timm(version, CACHE)), str(HERE)]
     with tempfile.TemporaryDirectory() as hub:
         env = {**os.environ, 'PYTHONPATH': os.pathsep.join(path), 'HF_HUB_CACHE': hub, 'HF_HUB_OFFLINE': '1'}
-        env.pop('GITHUB_ACTIONS', None)  # there, timm leaves out tests
+        env.pop('GITHUB_ACTIONS', None)  # timm leaves out tests there
         subprocess.run([sys.executable, '-c', SEED, hub], env=env, check=True)
         files = [str(tests / name) for name in FILES if (tests / name).exists()]
-        command = ['-m', 'pytest', '-p', 'retarget', '-c', str(HERE / 'pytest.ini'), '--rootdir', str(tests), *files]
-        return subprocess.run([sys.executable, *command, *pytest_args], env=env, check=False).returncode
+        options = ['-p', 'retarget', '-c', str(HERE / 'pytest.ini'), '--rootdir', str(tests)]
+        command = [sys.executable, '-m', 'pytest', *options, *files, *pytest_args]
+        return subprocess.run(command, env=env, check=False).returncode
 
 
 if __name__ == '__main__':
