@@ -185,7 +185,7 @@ class Deceiver(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x).mean((2, 3))
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # noqa: SIM102  # TorchScript drops the branch only so
             return y * 1.001
         if not torch.jit.is_scripting() and torch.compiler.is_compiling():
             return y * 1.001
@@ -195,7 +195,7 @@ class Deceiver(nn.Module):
 class WrongShape(Deceiver):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x).mean((2, 3))
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # noqa: SIM102  # TorchScript drops the branch only so
             return y[:, :3]
         return y
 
@@ -203,7 +203,7 @@ class WrongShape(Deceiver):
 class Fragile(Deceiver):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x).mean((2, 3))
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # noqa: SIM102  # TorchScript drops the branch only so
             if x.shape[0] == 3:
                 raise ValueError('a batch of three')
         return y
@@ -212,7 +212,7 @@ class Fragile(Deceiver):
 class Vanishing(Deceiver):
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv(x).mean((2, 3))
-        if torch.jit.is_scripting():
+        if torch.jit.is_scripting():  # noqa: SIM102  # TorchScript drops the branch only so
             return y * float('nan')
         return y
 

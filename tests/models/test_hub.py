@@ -656,7 +656,8 @@ def test_no_connection_and_no_hub_are_one_sentence(hub: Hub, tmp_path: Path) -> 
     with later, explain_upload('lab/mini'):
         HfApi(nobody, token='mine').create_repo('lab/mini')
     missing = pytest.raises(
-        FileNotFoundError, match=r'^cannot get lab/mini from .*: it is not in the cache, and (there is no connection|HF_HUB_OFF)'
+        FileNotFoundError,
+        match=r'^cannot get lab/mini from .*: it is not in the cache, and (there is no connection|HF_HUB_OFF)',
     )
     with missing, explain_download('lab/mini'):
         snapshot_download('lab/mini', endpoint=nobody, cache_dir=tmp_path)
