@@ -162,7 +162,7 @@ def test_a_path_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = tmp_path / 'mini.pt'
     assert run('pinas_subnet', path, '--choices', '3' * 16) == 2
     assert 'no weights are published for pinas_subnet' in capsys.readouterr().err
-    assert run('pinas_mini.untrained', path, '--choices', CHOICES, '--untrained', '--fuse') == 0
+    assert run('pinas_mini', path, '--choices', CHOICES, '--untrained', '--fuse') == 0
     assert torch.jit.load(path)(torch.zeros(4, 3, 32, 32)).shape == (4, 10)
 
 
