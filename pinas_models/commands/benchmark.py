@@ -42,8 +42,9 @@ what is measured
   memory  the largest, for weights, images, gradients and whatever torch needs: on a GPU what torch has allocated, on
           the CPU by how much a process of its own grows once Python and its libraries are loaded.
 
-Without --models these are the networks of Table 2 of the Π-NAS paper that timm has: {', '.join(DEFAULT_MODELS)}.
-The paper's SENet-50 and SKNet-50 are timm's seresnext50_32x4d and skresnext50_32x4d (by parameters and FLOPs).
+networks, without --models: those of Table 2 of the Π-NAS paper that timm has, and pinas_trans
+  {' '.join(DEFAULT_MODELS)}
+  The paper's SENet-50 and SKNet-50 have the parameters and FLOPs of seresnext50_32x4d and skresnext50_32x4d.
 
 exit code:
   0, or 1 if a network could not be measured: its row says why, and the others are there
