@@ -121,6 +121,7 @@ def test_training_reaches_every_parameter(small):
 
 def test_dropout_is_that_of_the_authors(small):
     """Whole channels behind the projection, single elements before the classifiers."""
+    torch.manual_seed(0)  # mmcv's and PyTorch's dropout take no generator
     ones = torch.ones(4, 64, 10, 10)
     for head in (small.decode_head, small.auxiliary_head):
         dropped = (head.dropout(ones) == 0).flatten(2).float().mean(2)
