@@ -264,8 +264,8 @@ def open_images(
         root: Folder of a data set that is given by name.
         split: Split; for a folder, the name of a sub-folder, timm's synonyms included. None for ``validation``, which a
             folder need not have.
-        class_map: File that names a folder per line, in the order of the model's classes (``.txt``), or maps them
-            (``.pkl`` of a dict).
+        class_map: File that names a folder per line, in the order of the model's classes (``.txt``). timm's
+            other form, a pickle, is refused: reading it could run code.
         input_key: Name of the image column, for data sets of Hugging Face.
         target_key: Name of the class column, for data sets of Hugging Face.
         batch_size: Hint for streamed data sets.
@@ -332,12 +332,17 @@ def open_images(
 
 
 def _read_class_map(path: str) -> dict[Any, int]:
+    if Path(path).suffix.lower() != '.txt':
+        raise ValueError(
+            f'{path} is no class map: write a .txt with a folder name per line, in the order of the '
+            "model's classes (a pickle is not read: it could run code)"
+        )
     try:
         mapping = load_class_map(path)
         if not mapping:
             raise ValueError('it is empty')
         return {name: int(index) for name, index in mapping.items()}
-    except Exception as error:  # timm asserts; unpickling raises nearly anything
+    except (AssertionError, OSError, ValueError) as error:  # timm asserts
         raise ValueError(
             f'{path} is no class map ({one_line(error)}): write a .txt with a folder name per line, in '
             "the order of the model's classes"

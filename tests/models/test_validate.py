@@ -44,14 +44,6 @@ PER_CLASS = 10
 TIMM_HEADER = 'model,img_size,top1,top1_err,top5,top5_err,param_count,crop_pct,interpolation'
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope='module')
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with ``model`` and ``data``."""
@@ -336,13 +328,26 @@ def test_class_map_orders_the_folders_and_leaves_out_the_rest(
     assert (row['images'], row['top1']) == (5 * PER_CLASS, top(expected, 1))
     assert f'{2 * PER_CLASS} images are in folders that' in err
     for content, message in (
-        ({'folder_red': 7}, 'has the class 7, the model only 7 classes'),
-        ({}, 'it is empty'),
-        ({'nothing': 0}, 'the folders that the class map names must be there'),
+        ('\n'.join([*'abcdefg', 'folder_red']), 'has the class 7, the model only 7 classes'),
+        ('', 'it is empty'),
+        ('nothing', 'the folders that the class map names must be there'),
     ):
-        (tmp_path / 'map.pkl').write_bytes(pickle.dumps(content))
-        assert validate(home, tmp_path / 'data', '--class-map', str(tmp_path / 'map.pkl')) == 2
+        class_map.write_text(content)
+        assert validate(home, tmp_path / 'data', '--class-map', str(class_map)) == 2
         assert message in capsys.readouterr().err
+
+
+def test_a_pickled_class_map_is_not_run(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Crafted:
+        def __reduce__(self) -> tuple[object, tuple[Path]]:
+            return Path.touch, (tmp_path / 'ran',)
+
+    (tmp_path / 'map.pkl').write_bytes(pickle.dumps(Crafted()))
+    assert validate(home, home / 'data', '--class-map', str(tmp_path / 'map.pkl')) == 2
+    assert 'could run code' in capsys.readouterr().err
+    assert not (tmp_path / 'ran').exists()
+    pickle.loads((tmp_path / 'map.pkl').read_bytes())  # read the usual way it does run
+    assert (tmp_path / 'ran').exists()
 
 
 def test_fewer_unknown_classes_than_the_model_has_are_warned_of(
