@@ -37,14 +37,6 @@ FILES = ['README.md', 'config.json', 'model.safetensors', 'test/SHA256SUMS', 'te
 SUMMED = ['config.json', 'model.safetensors', 'test/rand_tensors.safetensors']
 
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope='module')
 def model() -> torch.nn.Module:
     torch.manual_seed(0)

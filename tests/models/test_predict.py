@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +20,6 @@ from pinas_models.cli import main
 from pinas_models.evaluation import class_names
 from pinas_models.evaluation.predict import find_images
 from pinas_models.transforms import authors_eval_transform
-
-
-@pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope='module')
