@@ -10,7 +10,7 @@ from pathlib import Path as FilePath
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
 from .candidate import Candidate
 from .rundir import atomic_path
@@ -36,9 +36,12 @@ class Journal:
             f'p{position:02d}': optuna.distributions.CategoricalDistribution(tuple(range(m)))
             for position, m in enumerate(space.num_choices)
         }
+        # Optuna's default lock is a symbolic link to the path as given. After a kill, a link to a relative path leads
+        # nowhere, its age cannot be read and the next start would wait for it for ever; a plain file has an age.
+        lock = JournalFileOpenLock(str(file), grace_period=3)
         with _quiet_optuna():
             self.study = optuna.create_study(
-                storage=JournalStorage(JournalFileBackend(str(file))),
+                storage=JournalStorage(JournalFileBackend(str(file), lock)),
                 study_name='search',
                 direction='maximize',
                 load_if_exists=True,
