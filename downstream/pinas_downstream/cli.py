@@ -1,0 +1,23 @@
+"""The command ``pinas-downstream``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from pinas_models.command_line import run_command
+
+__all__ = ['main']
+
+# In the order of the help.
+COMMANDS = ('train',)
+_DESCRIPTION = 'Detect and segment with Π-NAS backbones in MMDetection and MMSegmentation.'
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns 0, 2 for a user's mistake, 130 when interrupted."""
+    return run_command('pinas-downstream', _DESCRIPTION, 'pinas_downstream.commands', COMMANDS, arguments)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
