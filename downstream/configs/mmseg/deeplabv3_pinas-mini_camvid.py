@@ -76,6 +76,9 @@ test_dataloader = dict(
 )
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
+# --tta: the authors' evaluation at three scales, and mirrored.
+tta_model = dict(_delete_=True, type='MultiEval', base_size=480, crop_size=256, scales=(0.75, 1.0, 1.25))
+tta_pipeline = test_pipeline
 
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=iterations, val_interval=150)
 val_cfg = dict(type='ValLoop')
@@ -95,7 +98,7 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=20, log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=150, max_keep_ckpts=1, save_best='mIoU'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=150, max_keep_ckpts=2, save_best='mIoU'),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
 )
