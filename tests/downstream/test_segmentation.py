@@ -9,6 +9,8 @@ from mmengine.structures import PixelData
 from mmseg.structures import SegDataSample
 from reference import assert_close, assert_features, filled_state_dict, load_fixture, make_input
 
+from pinas_downstream.convert import convert_state_dict
+
 # mmseg says at each prediction that align_corners fits some sizes better; the authors use it with all.
 pytestmark = pytest.mark.filterwarnings('ignore:When align_corners=True')
 
@@ -30,27 +32,12 @@ def deeplab(choices, num_classes, channels=256, in_channels=(1024, 2048), **opti
     )
 
 
-def from_authors(name):
-    """Our name of a weight of the authors' network."""
-    for theirs, ours in (
-        ('pretrained.', 'backbone.'),
-        ('head.block.4.', 'decode_head.conv_seg.'),
-        ('head.', 'decode_head.'),
-        ('auxlayer.conv5.0.', 'auxiliary_head.convs.0.conv.'),
-        ('auxlayer.conv5.1.', 'auxiliary_head.convs.0.bn.'),
-        ('auxlayer.conv5.4.', 'auxiliary_head.conv_seg.'),
-    ):
-        if name.startswith(theirs):
-            return ours + name.removeprefix(theirs)
-    raise ValueError(name)
-
-
 @pytest.fixture(scope='module')
 def ade():
     with torch.device('meta'), DefaultScope.overwrite_default_scope('mmseg'):
         model = deeplab('trans', 150)
     weights = filled_state_dict(load_fixture('deeplab_ade'))
-    model.load_state_dict({from_authors(name): tensor for name, tensor in weights.items()}, strict=True, assign=True)
+    model.load_state_dict(convert_state_dict(weights), strict=True, assign=True)
     return model.eval()
 
 
