@@ -10,12 +10,12 @@ from pinas_models.command_line import run_command
 __all__ = ['main']
 
 # In the order of the help.
-COMMANDS = ('train',)
+COMMANDS = ('info', 'train', 'test', 'predict', 'convert')
 _DESCRIPTION = 'Detect and segment with Π-NAS backbones in MMDetection and MMSegmentation.'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns 0, 2 for a user's mistake, 130 when interrupted."""
+    """Run a command; returns 0, 1 if some images could not be read, 2 for a user's mistake, 130 when interrupted."""
     return run_command('pinas-downstream', _DESCRIPTION, 'pinas_downstream.commands', COMMANDS, arguments)
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 from mmengine.config import Config
 
+from .overrides import apply_options
+
 __all__ = ['builtin_configs', 'find_config', 'load_config', 'move_data_root', 'replace_strings']
 
 
@@ -61,10 +63,7 @@ def load_config(name: str, options: Mapping[str, Any] | None = None, data_root: 
     if data_root is not None:
         move_data_root(config, data_root)
     if options:
-        try:
-            config.merge_from_dict(dict(options))
-        except (KeyError, TypeError, IndexError) as error:
-            raise ValueError(f'--cfg-options {" ".join(options)}: does not fit {path}: {error}') from error
+        apply_options(config, options)
     return config
 
 

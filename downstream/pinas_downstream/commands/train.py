@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
+from ..checks import check_last_batch, check_training
 from ..configs import load_config
-from ..running import build_runner, prepare
-from ._options import add_config_options, cfg_options
+from ..console import hiding_noise, printing_to
+from ..explain import explaining
+from ..resume import find_checkpoint
+from ..running import build_runner, import_framework, is_main_process, prepare
+from ._options import add_config_options, add_running_options, cfg_options
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
@@ -26,13 +32,13 @@ examples:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     add_config_options(parser)
+    add_running_options(parser, 'runs/<config>')
     parser.add_argument('--seed', type=int, help="seed of everything random (default: the configuration's)")
     parser.add_argument(
         '--load-from', metavar='FILE', help='checkpoint to start from, with fresh optimizer and schedule'
     )
     parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint, if there is one')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision, on a GPU')
-    parser.add_argument('--launcher', choices=['none', 'pytorch'], default='none', help='pytorch: started by torchrun')
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,17 +46,41 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         OSError: If a file is missing.
-        ValueError: If the configuration or a checkpoint is wrong.
+        ValueError: If the configuration, the data or a checkpoint is wrong.
     """
     config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
+    work_dir = args.work_dir or Path('runs') / Path(args.config).stem
+    load_from = args.load_from
+    if args.resume and load_from is None:
+        last = find_checkpoint(work_dir)
+        load_from = None if last is None else str(last)
     prepare(
         config,
-        args.work_dir or Path('runs') / Path(args.config).stem,
+        work_dir,
         seed=args.seed,
         amp=args.amp,
         launcher=args.launcher,
-        load_from=args.load_from,
-        resume=args.resume,
+        load_from=load_from,
+        resume=args.resume and load_from is not None,
     )
-    build_runner(config).train()
+    try:
+        with explaining(), nullcontext() if args.verbose else hiding_noise():
+            import_framework(config)
+            if is_main_process():
+                check_training(config)
+            runner = build_runner(config, verbose=args.verbose)
+            with nullcontext() if args.verbose else printing_to(runner.logger):
+                check_last_batch(runner.train_loop.dataloader, config)
+                runner.train()
+    except KeyboardInterrupt:
+        if is_main_process():
+            print(_advice(work_dir), file=sys.stderr)
+        raise
     return 0
+
+
+def _advice(work_dir: Path) -> str:
+    last = find_checkpoint(work_dir)
+    if last is None:
+        return f'{work_dir} has no checkpoint yet: the same command starts again'
+    return f'the same command with --resume goes on from {last}'
