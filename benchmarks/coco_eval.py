@@ -169,11 +169,8 @@ def main() -> None:
     torch.set_num_threads(1)
 
     print(description())
-    print(
-        ', '.join(
-            f'{package} {version(package)}' for package in ('pycocotools', 'faster-coco-eval', 'onedl-mmdetection')
-        )
-    )
+    packages = ('pycocotools', 'faster-coco-eval', 'onedl-mmdetection')
+    print(', '.join(f'{package} {version(package)}' for package in packages))
     truth, detections = draw(args.images, args.objects, args.categories)
     print(f'{len(truth["images"])} images, {len(truth["annotations"])} objects, {len(detections)} detections')
     names = tuple(category['name'] for category in truth['categories'])
@@ -187,9 +184,8 @@ def main() -> None:
             known = quiet(partial(COCO, str(file)))
             found = quiet(partial(known.loadRes, listed))
             evaluators = {'pycocotools': COCOeval, 'faster-coco-eval': COCOeval_faster}
-            race(
-                f'{kind} alone', {k: partial(alone, e, known, found, kind) for k, e in evaluators.items()}, args.repeats
-            )
+            runs = {name: partial(alone, evaluator, known, found, kind) for name, evaluator in evaluators.items()}
+            race(f'{kind} alone', runs, args.repeats)
         metrics = ('CocoMetric', 'FasterCocoMetric')
         race('mmdet', {kind: partial(in_mmdet, kind, file, names, samples) for kind in metrics}, args.repeats)
 
