@@ -17,7 +17,7 @@ from typing import Any
 
 __all__ = ['explaining']
 
-# Texts of errors, also inside those that a worker process of a dataloader sends, and what they mean.
+# Texts of errors, and what they mean.
 _MEANINGS = {
     r'need at least one array to concatenate': (
         'a dataset is empty: no image is left after its filter_cfg and indices, or none was found'
@@ -31,6 +31,7 @@ _MEANINGS = {
 }
 _UNKNOWN_OPTION = re.compile(r"(?P<callee>[\w.]+)\(\) got an unexpected keyword argument '(?P<name>\w+)'")
 _MISSING_OPTION = re.compile(r'[\w.]+\(\) missing \d+ required')
+_RUNNER = 'mmengine.runner.runner'
 _OURS = ('pinas_downstream', 'pinas_models')
 
 
@@ -45,10 +46,10 @@ def explaining() -> Iterator[None]:
     """
     try:
         yield
-    except OSError:
-        raise
     except Exception as error:
-        text = _explain(error)
+        if isinstance(error, OSError) and '\n' not in str(error):
+            raise
+        text = _explain(error)  # also of a worker process's OSError, whose text has its traceback
         if text is not None:
             raise ValueError(text) from error
         if isinstance(error, ValueError):
@@ -59,12 +60,14 @@ def explaining() -> Iterator[None]:
 def _explain(error: Exception) -> str | None:
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     text = str(error.args[0]) if error.args else ''
+    if 'in DataLoader worker process' in text:  # then comes the traceback there, whose source lines are no messages
+        text = text.strip().splitlines()[-1]
     for pattern, meaning in _MEANINGS.items():
         match = re.search(pattern, text)
         if match:
             return meaning.format(**match.groupdict())
     inner = _module(frames[-1])
-    if inner == 'mmengine.runner.runner' and isinstance(error, (RuntimeError, TypeError)):
+    if inner == _RUNNER and isinstance(error, (RuntimeError, TypeError)):
         return _unknown_option(error, None) or text  # what the Runner misses, or a dataloader does not know
     for frame in frames:  # an optimizer is looked up, not found, and used all the same
         in_constructor = _module(frame) == 'mmengine.optim.optimizer.default_constructor'
@@ -73,7 +76,8 @@ def _explain(error: Exception) -> str | None:
     building = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
     if building:
         return _explain_building(error, text, building[-1], frames[-1])
-    if isinstance(error, ValueError) and inner.split('.')[0] in (*_OURS, 'mmengine'):
+    preparing = any(_module(frame) == _RUNNER and frame.f_code.co_name.startswith('build_') for frame in frames)
+    if isinstance(error, ValueError) and (preparing or inner.split('.')[0] in (*_OURS, 'mmengine')):
         return text
     return None
 

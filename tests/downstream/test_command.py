@@ -46,10 +46,10 @@ SMALL = {
 }
 
 
-def train(name, data_root, work_dir, *options, flags=()):
-    """Run the command in this process; returns its exit code."""
-    command = ['train', name, '--data-root', str(data_root), '--work-dir', str(work_dir), '--seed', '0', *flags]
-    return main([*command, '--cfg-options', *SMALL[name], *options])
+def train(config, data_root, work_dir, *options, flags=(), like=None):
+    """Run the command in this process, for a configuration that is like one of the two; returns its exit code."""
+    command = ['train', config, '--data-root', str(data_root), '--work-dir', str(work_dir), '--seed', '0', *flags]
+    return main([*command, '--cfg-options', *SMALL[like or config], *options])
 
 
 def log_of(work_dir):
@@ -116,6 +116,15 @@ def test_detector_test_and_predict_agree(detector, tiny_pennfudan, tmp_path, cap
         predicted['annotations'], json.loads((tmp_path / 'dump.bbox.json').read_text()), strict=True
     ):
         assert ours['bbox'] == pytest.approx(theirs['bbox'], abs=0.02)
+    capsys.readouterr()
+
+    image = tiny_pennfudan / 'val' / 'val0.jpg'
+    out = ['--out-dir', str(tmp_path / 'none'), '--score-thr', '1.1']
+    assert main(['predict', DETECTOR, str(detector), str(image), *out, '--cfg-options', SMALL_TEST]) == 0
+    assert f'[1/1] {image}: nothing' in capsys.readouterr().out
+    drawn = [np.asarray(Image.open(tmp_path / name / 'drawn' / 'val0.jpg'), float) for name in ('none', 'out')]
+    original = np.asarray(Image.open(image), float)
+    assert np.abs(drawn[0] - original).mean() < 3 < np.abs(drawn[1] - original).mean()
 
 
 def test_segmentor_test_and_predict_agree(segmentor, tiny_camvid, tmp_path, capsys):
@@ -222,12 +231,24 @@ def error_line(capsys):
     return lines[0]
 
 
+class Executed:
+    """Pickles as a call that makes a folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.folder / 'executed'),)
+
+
 def test_checkpoints_that_do_not_fit(detector, segmentor, tiny_camvid, tmp_path, capsys):
     image = str(tiny_camvid / 'images' / 'test' / '0.jpg')
     whole = segmentor.read_bytes()
     (tmp_path / 'cut.pth').write_bytes(whole[: len(whole) // 2])
+    torch.save({'state_dict': read(segmentor)['state_dict'], 'meta': Executed(tmp_path)}, tmp_path / 'crafted.pth')
     for checkpoint, text in (
         (tmp_path / 'cut.pth', 'cut.pth: cannot be read as a checkpoint, nothing in it was executed'),
+        (tmp_path / 'crafted.pth', 'crafted.pth: cannot be read as a checkpoint, nothing in it was executed'),
         (detector, 'does not fit the model'),
         (tmp_path / 'none.pth', 'none.pth: no such file'),
     ):
@@ -238,6 +259,7 @@ def test_checkpoints_that_do_not_fit(detector, segmentor, tiny_camvid, tmp_path,
             assert main(command) == 2
             assert text in error_line(capsys)
     assert not (tmp_path / 'out').exists()
+    assert not (tmp_path / 'executed').exists()
 
 
 def test_the_console_shows_progress_and_the_log_everything(tiny_camvid, tmp_path, capsys):
@@ -281,11 +303,10 @@ def test_an_interrupted_training_says_how_to_go_on(tiny_camvid, tmp_path, monkey
     monkeypatch.syspath_prepend(tmp_path)
     hook = "custom_imports = dict(imports=['pinas_downstream', 'interrupting_hook'])\n"
     config = configuration(tmp_path / 'c.py', SEGMENTOR, hook + "custom_hooks = [dict(type='Interrupt')]")
-    SMALL[config] = SMALL[SEGMENTOR]
     interval = 'default_hooks.checkpoint.interval=1'
-    assert train(config, tiny_camvid, tmp_path / 'run', interval) == 130
+    assert train(config, tiny_camvid, tmp_path / 'run', interval, like=SEGMENTOR) == 130
     assert f'with --resume goes on from {tmp_path}/run/iter_1.pth' in capsys.readouterr().err
-    assert train(config, tiny_camvid, tmp_path / 'early', 'default_hooks.checkpoint.interval=2') == 130
+    assert train(config, tiny_camvid, tmp_path / 'early', like=SEGMENTOR) == 130
     assert 'has no checkpoint yet' in capsys.readouterr().err
     assert train(SEGMENTOR, tiny_camvid, tmp_path / 'run', interval, flags=['--resume']) == 0
     assert read(tmp_path / 'run' / 'iter_2.pth')['meta']['iter'] == 2
@@ -315,16 +336,13 @@ def test_a_killed_training_goes_on(tiny_pennfudan, tmp_path):
     assert read(work_dir / 'epoch_3.pth')['meta']['iter'] == 6
 
 
-def test_resuming_where_nothing_was_trained_starts(tiny_camvid, tmp_path):
+def test_resuming_where_nothing_was_trained_starts(segmentor, tiny_camvid, tmp_path):
     """From the weights of load_from, which plain mmengine would take for the checkpoint to go on from."""
     assert find_checkpoint(tmp_path) is None
-    config = configuration(tmp_path / 'c.py', SEGMENTOR, '')
-    SMALL[config] = [*SMALL[SEGMENTOR], 'val_dataloader=None', 'val_cfg=None', 'val_evaluator=None']
-    SMALL[config].append('default_hooks.checkpoint.save_best=None')
-    assert train(config, tiny_camvid, tmp_path / 'first') == 0
-    start = f'load_from={tmp_path}/first/iter_2.pth'
-    assert train(config, tiny_camvid, tmp_path / 'second', start, flags=['--resume']) == 0
-    assert [line['step'] for line in scalars_of(tmp_path / 'second')] == [1, 2]
+    options = [f'load_from={segmentor}', 'default_hooks.checkpoint.save_best=None']
+    options += [f'val_{name}=None' for name in ('cfg', 'dataloader', 'evaluator')]
+    assert train(SEGMENTOR, tiny_camvid, tmp_path, *options, flags=['--resume']) == 0
+    assert [line['step'] for line in scalars_of(tmp_path)] == [1, 2]
 
 
 def checkpoint_file(path):
@@ -395,6 +413,8 @@ def test_a_full_disk_leaves_no_half_checkpoint(tiny_camvid, tmp_path, capsys):
         ('optim_wrapper.optimizer.type=AdamV', "there is no optimizer of type 'AdamV'"),
         ('optim_wrapper.optimizer.momentum=1', 'AdamW has no option momentum'),
         ('train_dataloader.batch_sise=4', 'did you mean batch_size?'),
+        ('optim_wrapper.optimizer.lr=-1', 'AdamW: Invalid learning rate: -1'),
+        ('train_dataloader.persistent_workers=True', 'persistent_workers option needs num_workers > 0'),
         ('train_dataloader.speed=4', 'DataLoader has no option speed'),
         ('train_dataloader.batch_size=1', 'the backbone normalises over the images of a batch: write 2 or more'),
         ('default_hooks.checkpoint.save_best=segm_mAP', "save_best is 'segm_mAP', but CocoMetric gives coco/bbox_mAP"),
@@ -481,18 +501,17 @@ def test_more_damaged_data(tiny_pennfudan, tiny_camvid, tmp_path, capsys):
     # mmdet numbers the classes by the file.
     root = damaged(tiny_pennfudan, tmp_path / 'dog', two_classes)
     heads = [f'model.roi_head.{name}_head.num_classes=2' for name in ('bbox', 'mask')]
-    assert (
-        train(DETECTOR, root, tmp_path / 'run', *heads, "train_dataloader.dataset.metainfo.classes=('dog','person')")
-        == 2
-    )
+    classes = "train_dataloader.dataset.metainfo.classes=('dog','person')"
+    assert train(DETECTOR, root, tmp_path / 'run', *heads, classes) == 2
     assert "another order, and mmdet numbers them by the file: write metainfo=dict(classes=('person', 'dog'))" in (
         error_line(capsys)
     )
     # An image that is damaged is met in training.
     root = damaged(tiny_pennfudan, tmp_path / 'image', lambda content: None)
     (root / 'train' / 'train2.jpg').write_bytes(b'no image')
-    assert train(DETECTOR, root, tmp_path / 'run') == 2
-    assert 'train2.jpg: cannot be read as an image' in error_line(capsys)
+    for workers in (0, 1):
+        assert train(DETECTOR, root, tmp_path / 'run', f'train_dataloader.num_workers={workers}') == 2
+        assert error_line(capsys).endswith('train2.jpg: cannot be read as an image')
     root = tmp_path / 'labels'
     shutil.copytree(tiny_camvid, root)
     Image.fromarray(np.full((66, 80), 11, np.uint8)).save(root / 'annotations' / 'train' / '1.png')
@@ -504,8 +523,7 @@ def test_the_last_batch_of_an_epoch(tiny_pennfudan, tmp_path, capsys):
     config = configuration(
         tmp_path / 'c.py', DETECTOR, 'train_dataloader = dict(batch_sampler=None, dataset=dict(indices=3))'
     )
-    SMALL[config] = SMALL[DETECTOR]
-    assert train(config, tiny_pennfudan, tmp_path / 'run') == 2
+    assert train(config, tiny_pennfudan, tmp_path / 'run', like=DETECTOR) == 2
     assert 'an epoch of 3 images in batches of 2 ends with a single one' in error_line(capsys)
     options = ['train_dataloader.batch_sampler.drop_last=False', 'train_dataloader.dataset.indices=3']
     assert train(DETECTOR, tiny_pennfudan, tmp_path / 'run', *options) == 2
@@ -530,9 +548,8 @@ def test_a_bug_keeps_its_traceback(error, seen, tiny_camvid, tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     text = f"custom_imports = dict(imports=['pinas_downstream', {module!r}])\ncustom_hooks = [dict(type='Bug{error}')]"
     config = configuration(tmp_path / 'c.py', SEGMENTOR, text)
-    SMALL[config] = SMALL[SEGMENTOR]
     with pytest.raises(seen, match='seven'):
-        train(config, tiny_camvid, tmp_path / 'run')
+        train(config, tiny_camvid, tmp_path / 'run', like=SEGMENTOR)
 
 
 def leaves(value, place=''):

@@ -27,6 +27,26 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     names, space = result.stdout.splitlines()
     assert {path.stem for path in (ROOT / 'search' / 'configs').glob('*.yaml')} == set(names.split())
     assert space == 'mini'
+    downstream = ROOT / 'downstream' / 'configs'
+    packaged = site / 'pinas_downstream' / 'configs'
+    configs = {path.relative_to(downstream): path.read_text() for path in downstream.rglob('*.py')}
+    assert {path.relative_to(packaged): path.read_text() for path in packaged.rglob('*.py')} == configs
+    # Each is found by its name and finds what it inherits from, also from another folder.
+    code = (
+        'from pinas_downstream.configs import *; names = list(builtin_configs()); '
+        f'assert all(str(find_config(name)).startswith({str(site)!r}) for name in names); '
+        'print(*names, *{load_config(name).model.type for name in names})'
+    )
+    result = subprocess.run(
+        [sys.executable, '-c', code],
+        env={'PYTHONPATH': str(site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    names = {path.stem for path in downstream.glob('mm*/*.py')}
+    assert names | {'MaskRCNN', 'EncoderDecoder', 'MultiEvalEncoderDecoder'} == set(result.stdout.split())
     assert (site / 'pinas_models' / 'weights' / 'pinas_mini.cifar10.safetensors').stat().st_size > 1_000_000
     packages = {path.name for path in site.iterdir()}
     assert {'pinas_models', 'pinas_search', 'pinas_downstream'} <= packages
