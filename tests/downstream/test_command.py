@@ -18,9 +18,9 @@ from pycocotools import mask as rle
 from pinas_downstream.checkpoints import read
 from pinas_downstream.cli import main
 from pinas_downstream.configs import builtin_configs, find_config, load_config
-from pinas_downstream.files import output_names
+from pinas_downstream.inference.files import output_names
 from pinas_downstream.overrides import apply_options
-from pinas_downstream.resume import find_checkpoint
+from pinas_downstream.running.resume import find_checkpoint
 
 DETECTOR, SEGMENTOR = 'mask-rcnn_pinas-mini_pennfudan', 'deeplabv3_pinas-mini_camvid'
 # Small images and two iterations; the rest is as in the configurations.

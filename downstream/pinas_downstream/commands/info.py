@@ -11,8 +11,8 @@ from mmengine.config import Config
 
 from ..checks.datasets import inner_datasets
 from ..configs import builtin_configs, load_config
-from ..explain import explaining
 from ..running import import_framework
+from ..running.explain import explaining
 from ._options import add_config_options, cfg_options
 
 if TYPE_CHECKING:

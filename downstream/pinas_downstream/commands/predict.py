@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..configs import load_config
-from ..console import hiding_noise
-from ..explain import explaining
-from ..files import output_names, write_json
+from ..inference.files import output_names, write_json
 from ..running import import_framework
+from ..running.console import hiding_noise
+from ..running.explain import explaining
 from ._options import add_config_options, cfg_options
 
 if TYPE_CHECKING:
     import torch
 
-    from ..predicting import Predictor
+    from ..inference.predictor import Predictor
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         return 2
     with explaining(), hiding_noise():
         import_framework(config)
-        from ..predicting import Predictor
+        from ..inference.predictor import Predictor
 
         predictor = Predictor(config, args.checkpoint, _device(args.device))
         done, content = _predict(predictor, list(paths), args)
@@ -96,9 +96,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _predict(predictor: Predictor, paths: list[Path], args: argparse.Namespace) -> tuple[int, dict[str, Any]]:
     """Predict and draw all images that can be read; returns their number and the content of the JSON file."""
-    from ..painting import Painter
-    from ..predicting import read_image
-    from ..predictions import CocoPredictions, class_shares, save_class_map
+    from ..inference.painting import Painter
+    from ..inference.predictor import read_image
+    from ..inference.results import CocoPredictions, class_shares, save_class_map
 
     classes = predictor.metainfo['classes']
     painter = Painter(predictor.metainfo, args.score_thr)

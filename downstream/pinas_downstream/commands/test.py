@@ -14,10 +14,10 @@ from mmengine.config import Config, ConfigDict
 from ..checks import check_testing
 from ..checks.datasets import inner_datasets
 from ..configs import load_config
-from ..console import hiding_noise, printing_to
-from ..explain import explaining
-from ..files import write_json
+from ..inference.files import write_json
 from ..running import build_runner, import_framework, is_main_process, prepare
+from ..running.console import hiding_noise, printing_to
+from ..running.explain import explaining
 from ._options import add_config_options, add_running_options, cfg_options
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         load_weights(runner.model, args.checkpoint)
         with nullcontext() if args.verbose else printing_to(runner.logger):
             if args.show_dir is not None:
-                from ..painting import Painter, PaintingHook
+                from ..inference.painting import Painter, PaintingHook
 
                 painter = Painter(runner.test_dataloader.dataset.metainfo)
                 runner.register_hook(PaintingHook(painter, args.show_dir))
@@ -110,7 +110,7 @@ def _ask_for_classes(config: Config) -> None:
         if kind in ('CocoMetric', 'FasterCocoMetric'):
             evaluator['classwise'] = True
         elif kind == 'IoUMetric':
-            from .. import metrics  # noqa: F401  # registers it
+            from ..inference import metrics  # noqa: F401  # registers it
 
             evaluator['type'] = 'ClassIoUMetric'
 

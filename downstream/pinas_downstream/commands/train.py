@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ..checks import check_last_batch, check_training
 from ..configs import load_config
-from ..console import hiding_noise, printing_to
-from ..explain import explaining
-from ..resume import find_checkpoint
 from ..running import build_runner, import_framework, is_main_process, prepare
+from ..running.console import hiding_noise, printing_to
+from ..running.explain import explaining
+from ..running.resume import find_checkpoint
 from ._options import add_config_options, add_running_options, cfg_options
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
