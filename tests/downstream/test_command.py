@@ -87,6 +87,25 @@ def test_two_iterations_of_the_detector(detector):
     assert list(detector.parent.glob('best_coco_segm_mAP_*.pth'))
 
 
+@pytest.mark.parametrize(
+    ('config', 'like', 'channels'),
+    [
+        ('mask-rcnn_pinas-cls_pennfudan', DETECTOR, 2048),
+        ('mask-rcnn_resnest-mini_pennfudan', DETECTOR, 512),
+        ('deeplabv3_pinas-cls_camvid', SEGMENTOR, 2048),
+        ('deeplabv3_resnest-mini_camvid', SEGMENTOR, 512),
+    ],
+)
+def test_the_twins_and_the_large_networks_train(config, like, channels, tiny_pennfudan, tiny_camvid, tmp_path):
+    data_root = tiny_pennfudan if like == DETECTOR else tiny_camvid
+    assert train(config, data_root, tmp_path, 'model.backbone.init_cfg=None', like=like) == 0
+    losses = [line['loss'] for line in scalars_of(tmp_path) if 'loss' in line]
+    assert len(losses) == 2
+    assert np.isfinite(losses).all()
+    (file,) = [path for path in tmp_path.glob('*.pth') if path.stem in ('epoch_1', 'iter_2')]
+    assert len(read(file)['state_dict']['backbone.layer4.0.bn3.weight']) == channels
+
+
 def test_detector_test_and_predict_agree(detector, tiny_pennfudan, tmp_path, capsys):
     common = ['--data-root', str(tiny_pennfudan), '--work-dir', str(tmp_path / 'work')]
     options = ['--cfg-options', SMALL_TEST, f'test_evaluator.outfile_prefix={tmp_path / "dump"}']
