@@ -10,6 +10,13 @@ from PIL import Image
 import pinas_downstream  # noqa: F401
 
 
+@pytest.fixture(autouse=True)
+def no_scope_of_an_earlier_runner():
+    """A Runner leaves its default scope behind, so that names of mmdet would be looked for in mmseg afterwards."""
+    yield
+    DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture
 def mmseg_scope():
     """What ``default_scope = 'mmseg'`` in a config makes of unqualified names."""
