@@ -62,7 +62,7 @@ def treatments(model: nn.Module, x: torch.Tensor, compiled: bool, onnx_file: Pat
     last = torch.channels_last
     x_last, fused = x.to(memory_format=last), fuse(model)
     fused_last = copy.deepcopy(fused).to(memory_format=last)
-    half_last = fuse(model, group_multiple=16).to(memory_format=last).bfloat16()
+    half_last = copy.deepcopy(fused_last).bfloat16()
     variants: dict[str, tuple[nn.Module, torch.Tensor]] = {
         EAGER: (model, x),
         'fp32 channels_last': (copy.deepcopy(model).to(memory_format=last), x_last),

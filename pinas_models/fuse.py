@@ -13,8 +13,6 @@ from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torchvision.ops import FrozenBatchNorm2d
 
-from .group_padding import pad_groups
-
 __all__ = ['FusedSplitAttn', 'fold_batch_norms', 'fuse']
 
 # By exact type: a subclass (weight standardisation, a parametrization, BN with an activation) computes something else.
@@ -64,7 +62,7 @@ class FusedSplitAttn(nn.Module):
         return self.fc2(self.act1(self.bn1(self.fc1(mean))))
 
 
-def fuse(model: nn.Module, group_multiple: int = 1) -> nn.Module:
+def fuse(model: nn.Module) -> nn.Module:
     """Copy a network for inference: the same outputs (to 1e-4 in float32) in less time.
 
     Batch norms are folded as in ``fold_batch_norms``, and split attention of radix 1 or 2 becomes ``FusedSplitAttn``,
@@ -77,22 +75,18 @@ def fuse(model: nn.Module, group_multiple: int = 1) -> nn.Module:
 
     Args:
         model: A network in eval mode, of this package or another one of timm, with or without ``features_only``.
-        group_multiple: Widen the groups of the 3x3 convolutions of our networks with zeros to a multiple of so many
-            channels. 16 helps bfloat16 on a CPU with AMX, where groups of 20 and 40 channels are slow; in float32 the
-            zeros cost more than they bring.
 
     Returns:
         The fused copy, in eval mode.
 
     Raises:
-        ValueError: If the model is in training mode, where a batch norm depends on the batch, its operations cannot be
-            followed, or ``group_multiple`` is not positive.
+        ValueError: If the model is in training mode, where a batch norm depends on the batch, or its operations cannot
+            be followed.
     """
     fused = fold_batch_norms(model)
     for name, module in list(fused.named_modules()):
         if name and type(module) is SplitAttn and module.radix <= 2:
             _replace(fused, name, FusedSplitAttn(module).eval())
-    pad_groups(fused, group_multiple)
     return fused
 
 

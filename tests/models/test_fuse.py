@@ -75,24 +75,6 @@ def test_every_choice_at_every_output_stride(choice: int, factor: int, stem_stri
     assert count(fused, FusedSplitAttn) == 8
 
 
-@pytest.mark.parametrize('factor', [8, 2])
-@pytest.mark.parametrize('path', ['0' * 8, '1' * 8, '2' * 8, '3' * 8, '01233210'])
-def test_groups_padded_with_zeros(path: str, factor: int) -> None:
-    model = mini(path, output_stride=2 * factor).double()
-    fused = fuse(model, group_multiple=16)
-    assert_equal(fused, model, images().double(), tolerance=1e-13)
-    for block in fused.modules():
-        if isinstance(block, FusedSplitAttn):
-            conv = block.conv
-            assert conv.in_channels // conv.groups % 16 == 0
-            assert conv.out_channels // conv.groups % 16 == 0
-
-
-def test_padding_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match='group_multiple is 0'):
-        fuse(mini(), group_multiple=0)
-
-
 def test_exact_up_to_rounding() -> None:
     """In double the difference is ten orders below float32's tolerance: the algebra is right, not merely close."""
     for path in ('01233210', '3' * 8):
