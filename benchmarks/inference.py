@@ -157,6 +157,8 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='CPU threads of torch and onnxruntime')
     parser.add_argument('--no-compile', action='store_true', help='leave out torch.compile, which takes minutes')
     args = parser.parse_args()
+    # So many treatments have more kinds of convolution than oneDNN keeps (1024), which it would compile anew each time.
+    os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '16384')  # read at the first convolution
     torch.set_num_threads(args.threads)
     # Weights become constants: only then inductor repacks them and joins the ReLU to the convolution. The same as the
     # environment variable TORCHINDUCTOR_FREEZING=1.
