@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Mapping
-from importlib.resources import files
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+from pinas_models.packaged import find_file, packaged_configs
+
 from .overrides import apply_options
 
-__all__ = ['builtin_configs', 'find_config', 'load_config', 'move_data_root', 'replace_strings']
+__all__ = ['builtin_configs', 'find_config', 'load_config', 'move_data_root']
 
 
 def builtin_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with the package."""
-    folder = Path(str(files('pinas_downstream'))) / 'configs'
-    if not folder.is_dir():  # a development install: the folder lies beside the package instead of in it
-        folder = folder.parents[1] / 'configs'
-    return {path.stem: path for path in sorted(folder.glob('mm*/*.py'))}
+    return packaged_configs('pinas_downstream', 'mm*/*.py')
 
 
 def find_config(name: str) -> Path:
@@ -29,17 +26,7 @@ def find_config(name: str) -> Path:
     Raises:
         FileNotFoundError: If there is neither.
     """
-    path = Path(name)
-    if path.is_file():
-        return path
-    known = builtin_configs()
-    if name not in known:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f'; did you mean {nearest[0]}?' if nearest else ''
-        raise FileNotFoundError(
-            f'{name}: no such file, and no built-in configuration of this name{hint} pinas-downstream info lists them'
-        )
-    return known[name]
+    return find_file(name, builtin_configs())
 
 
 def load_config(name: str, options: Mapping[str, Any] | None = None, data_root: str | None = None) -> Config:
@@ -82,20 +69,10 @@ def move_data_root(config: Config, data_root: str) -> None:
             '--cfg-options train_dataloader.dataset.data_root=... and so on'
         )
     new = data_root.rstrip('/') + '/' if old.endswith('/') else data_root
-    replace_strings(config, lambda text: new + text.removeprefix(old) if text.startswith(old) else text)
-
-
-def replace_strings(config: Config, change: Callable[[str], str]) -> None:
-    """Apply a function to every string value of a configuration, however deep.
-
-    Args:
-        config: Changed in place.
-        change: Called with each string.
-    """
 
     def visit(value: Any) -> Any:
         if isinstance(value, str):
-            return change(value)
+            return new + value.removeprefix(old) if value.startswith(old) else value
         if isinstance(value, dict):
             for key in value:
                 value[key] = visit(value[key])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
@@ -15,7 +16,7 @@ from timm.models import save_for_hf
 from ..choices import PINAS_CLS, PINAS_TRANS, RESNEST50
 from .convert import Conversion
 
-__all__ = ['check_free', 'check_suffix', 'model_name', 'write_file', 'write_folder']
+__all__ = ['check_free', 'check_suffix', 'check_targets', 'model_name', 'sha256', 'write_file', 'write_folder']
 
 _PUBLISHED = {PINAS_CLS: 'pinas_cls', PINAS_TRANS: 'pinas_trans', RESNEST50: 'pinas_resnest50'}
 _TORCH_SUFFIXES = ('.pth', '.pth.tar', '.pt')
@@ -45,6 +46,36 @@ def check_free(path: Path, force: bool) -> None:
         raise FileNotFoundError(f'there is no folder {path.absolute().parent}')
     if not force and (path.exists() or path.is_symlink()):
         raise FileExistsError(f'{path} exists already; take another name or --force')
+
+
+def check_targets(source: Path, target: Path, report: Path | None, force: bool) -> None:
+    """Make sure that a conversion and its report can be written, and over nothing that is needed.
+
+    Args:
+        source: File to convert.
+        target: File or folder to write.
+        report: Another file to write.
+        force: Replace what exists.
+
+    Raises:
+        OSError: See ``check_free``.
+        ValueError: If two of them are the same file.
+    """
+    if report is not None and report.absolute() == target.absolute():
+        raise ValueError(f'{target} cannot be OUT and --report at once')
+    for path in filter(None, (target, report)):
+        check_free(path, force)
+        if path.exists() and source.exists() and path.samefile(source):
+            raise ValueError(f'{path} is the file to convert; write to another')
+
+
+def sha256(path: Path) -> str:
+    """Checksum of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open('rb') as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def check_suffix(path: Path) -> None:

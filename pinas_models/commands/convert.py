@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import Any
 import timm
 
 from ..checkpoints import Conversion, convert_checkpoint, load_checkpoint, to_authors, to_detectron2
-from ..checkpoints.writer import check_free, check_suffix, model_name, write_file, write_folder
+from ..checkpoints.writer import check_suffix, check_targets, model_name, sha256, write_file, write_folder
 from ..loading import resolve_name
 from ..pinas import PinasNet
 
@@ -67,12 +66,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'--folder holds a model for timm; it cannot be written --to {args.to}')
     if not args.folder:
         check_suffix(target)
-    if report is not None and report.absolute() == target.absolute():
-        raise ValueError(f'{target} cannot be OUT and --report at once')
-    for path in filter(None, (target, report)):
-        check_free(path, args.force)
-        if path.exists() and source.exists() and path.samefile(source):
-            raise ValueError(f'{path} is the file to convert; write to another')
+    check_targets(source, target, report, args.force)
 
     choices = args.choices if args.model is None else _path_of_model(args.model, args.choices)
     content = load_checkpoint(source)
@@ -88,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     path_digits = ''.join(map(str, conversion.choices))
     facts: dict[str, Any] = {
         'source': source.name,
-        'source_sha256': _sha256(source),
+        'source_sha256': sha256(source),
         'family': conversion.family,
         'network': 'teacher' if args.teacher else 'student' if conversion.family == 'learning' else None,
         'model': name,
@@ -159,7 +153,3 @@ def _summary(names: Sequence[str]) -> list[str]:
         else:
             lines += [name for name in names if name.partition('.')[0] == group]
     return lines
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

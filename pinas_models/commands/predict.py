@@ -5,12 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from ..evaluation import class_names, make_protocol
 from ..evaluation.labels import ClassNames
-from ..evaluation.predict import Prediction, find_images, predict
+from ..evaluation.predict import Prediction, find_all_images, predict
 from ._options import add_model_arguments, add_running_arguments, make_classifier, open_with_weights, positive
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
@@ -48,14 +47,10 @@ def run(args: argparse.Namespace) -> int:
         OSError: If a file of the model is missing.
         ValueError: If there is no such model, or it has no weights or no classifier.
     """
-    failures = 0
-    paths: dict[Path, None] = {}  # a set that keeps the order
-    for argument in args.images:
-        try:
-            paths.update(dict.fromkeys(find_images(argument)))
-        except FileNotFoundError as error:
-            failures += 1
-            _complain(str(error))
+    paths, faults = find_all_images(args.images)
+    for fault in faults:
+        _complain(fault)
+    failures = len(faults)
     if not paths:
         return 2
     model = open_with_weights(args)
@@ -64,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     classifier = make_classifier(model, args)
     records = []
     done = 0
-    for prediction in predict(classifier, protocol, list(paths), topk=args.topk, batch_size=args.batch_size):
+    for prediction in predict(classifier, protocol, paths, topk=args.topk, batch_size=args.batch_size):
         if prediction.error:
             failures += 1
             _complain(f'cannot read {prediction.path} ({prediction.error})')

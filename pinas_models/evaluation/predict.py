@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from .protocols import Protocol
 from .running import Classifier
 
-__all__ = ['IMAGE_SUFFIXES', 'Prediction', 'find_images', 'predict']
+__all__ = ['IMAGE_SUFFIXES', 'Prediction', 'find_all_images', 'find_images', 'predict']
 
 IMAGE_SUFFIXES = ('.bmp', '.gif', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
@@ -65,6 +65,25 @@ def find_images(argument: str) -> list[Path]:
             raise FileNotFoundError(f'no file fits the pattern {argument}')
         return found
     raise FileNotFoundError(f'{argument} does not exist')
+
+
+def find_all_images(arguments: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """The images that several arguments mean.
+
+    Args:
+        arguments: See ``find_images``.
+
+    Returns:
+        Different paths in the order of the arguments, and what is wrong with the arguments that mean none.
+    """
+    paths: dict[Path, None] = {}  # a set that keeps the order
+    faults = []
+    for argument in arguments:
+        try:
+            paths.update(dict.fromkeys(find_images(argument)))
+        except FileNotFoundError as error:
+            faults.append(str(error))
+    return list(paths), faults
 
 
 def predict(

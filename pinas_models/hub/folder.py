@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+
+from ..checkpoints.writer import sha256
 
 __all__ = [
     'CARD',
@@ -52,12 +53,12 @@ class FolderFile:
 def list_files(folder: Path) -> list[FolderFile]:
     """List all files of a folder in the order of their names."""
     paths = sorted(path for path in folder.rglob('*') if path.is_file())
-    return [FolderFile(path.relative_to(folder).as_posix(), path.stat().st_size, _sha256(path)) for path in paths]
+    return [FolderFile(path.relative_to(folder).as_posix(), path.stat().st_size, sha256(path)) for path in paths]
 
 
 def write_checksums(folder: Path) -> None:
     """Write ``test/SHA256SUMS``; ``sha256sum -c test/SHA256SUMS`` in the folder reads it as well."""
-    lines = [f'{_sha256(folder / name)}  {name}\n' for name in _SUMMED]
+    lines = [f'{sha256(folder / name)}  {name}\n' for name in _SUMMED]
     (folder / CHECKSUMS).write_text(''.join(lines), encoding='utf-8', newline='\n')
 
 
@@ -85,7 +86,7 @@ def wrong_checksums(folder: Path) -> list[str]:
     for name, digest in expected.items():
         if not (folder / name).is_file():
             problems.append(f'{name} is missing')
-        elif (actual := _sha256(folder / name)) != digest:
+        elif (actual := sha256(folder / name)) != digest:
             problems.append(f'{name} has sha256 {actual[:16]}..., {CHECKSUMS} says {digest[:16]}...')
     return problems
 
@@ -93,11 +94,3 @@ def wrong_checksums(folder: Path) -> list[str]:
 def _is_inside(name: str) -> bool:
     path = PurePosixPath(name)
     return not path.is_absolute() and '..' not in path.parts and '\\' not in name and '\0' not in name
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open('rb') as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
+
+from pinas_models.packaged import find_file, packaged_configs
 
 from .config import Config
 from .rundir import STAGES, atomic_path
@@ -30,28 +31,7 @@ _FRACTIONS |= {'jitter', 'jitter_prob', 'label_smoothing', 'momentum'}
 
 def builtin_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with the package."""
-    folder = Path(str(files('pinas_search'))) / 'configs'
-    if not folder.is_dir():  # a development install: the folder lies beside the package instead of in it
-        folder = folder.parents[1] / 'configs'
-    return {path.stem: path for path in sorted(folder.glob('*.yaml'))}
-
-
-def find_config(name: str) -> Path:
-    """Resolve a file or the name of a built-in configuration.
-
-    Raises:
-        FileNotFoundError: If there is neither.
-    """
-    path = Path(name)
-    if path.is_file():
-        return path
-    known = builtin_configs()
-    if name not in known:
-        raise FileNotFoundError(
-            f'--config {name}: no such file, and no built-in configuration of this name{_nearest(name, known)}; '
-            f'built in are {", ".join(known)}'
-        )
-    return known[name]
+    return packaged_configs('pinas_search', '*.yaml')
 
 
 def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
@@ -70,7 +50,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     """
     arguments = []
     for source in sources:
-        path = find_config(source)
+        path = find_file(source, builtin_configs())
         try:
             content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable
@@ -53,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     """
     # Here, because they load torch, which the help of the command can do without.
     from pinas_models.checkpoints import load_checkpoint
-    from pinas_models.checkpoints.writer import check_free, check_suffix, write_file
+    from pinas_models.checkpoints.writer import check_suffix, check_targets, sha256, write_file
 
     from ..checkpoints import read
     from ..convert import convert_model, reverse_backbone
@@ -61,12 +60,7 @@ def run(args: argparse.Namespace) -> int:
     source, target = Path(args.source), Path(args.target)
     report = None if args.report is None else Path(args.report)
     check_suffix(target)
-    if report is not None and report.absolute() == target.absolute():
-        raise ValueError(f'{target} cannot be OUT and --report at once')
-    for path in filter(None, (target, report)):
-        check_free(path, args.force)
-        if path.exists() and source.exists() and path.samefile(source):
-            raise ValueError(f'{path} is the file to convert; write to another')
+    check_targets(source, target, report, args.force)
 
     # A Runner's checkpoint holds the records of its training, which only our own reader allows.
     content = load_checkpoint(source) if args.to == 'mm' else read(source, map_location='cpu')
@@ -76,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f'{source}: {error}') from error
     facts: dict[str, Any] = {
         'source': source.name,
-        'source_sha256': _sha256(source),
+        'source_sha256': sha256(source),
         'family': conversion.family,
         'choices': ''.join(map(str, conversion.choices)),
         'num_classes': conversion.num_classes,
@@ -85,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
     write_file(conversion.state_dict, target, wrapper=_WRAPPERS[args.to], metadata=metadata)
     facts |= {
         'target': str(target),
-        'target_sha256': _sha256(target),
+        'target_sha256': sha256(target),
         'to': args.to,
         'mapped': conversion.mapped,
         'left_out': conversion.left_out,
@@ -114,7 +108,3 @@ def _count(names: Iterable[str]) -> str:
     groups = Counter(name.partition('.')[0] for name in names)
     listed = ', '.join(group if count == 1 else f'{group}.* {count}' for group, count in groups.items())
     return f'{groups.total()} names ({listed})' if groups else 'nothing'
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

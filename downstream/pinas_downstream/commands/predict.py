@@ -64,17 +64,13 @@ def run(args: argparse.Namespace) -> int:
         OSError: If the configuration or the checkpoint is missing.
         ValueError: If they are wrong or do not fit.
     """
-    from pinas_models.evaluation.predict import find_images
+    from pinas_models.evaluation.predict import find_all_images
 
     config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
-    failures = 0
-    paths: dict[Path, None] = {}  # a set that keeps the order
-    for argument in args.images:
-        try:
-            paths.update(dict.fromkeys(find_images(argument)))
-        except FileNotFoundError as error:
-            failures += 1
-            _complain(str(error))
+    paths, faults = find_all_images(args.images)
+    for fault in faults:
+        _complain(fault)
+    failures = len(faults)
     if not paths:
         return 2
     with explaining(), hiding_noise():
@@ -82,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         from ..inference.predictor import Predictor
 
         predictor = Predictor(config, args.checkpoint, _device(args.device))
-        done, content = _predict(predictor, list(paths), args)
+        done, content = _predict(predictor, paths, args)
     failures += len(paths) - done
     if not done:
         return 2

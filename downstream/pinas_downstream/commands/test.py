@@ -112,6 +112,7 @@ def _ask_for_classes(config: Config) -> None:
         elif kind == 'IoUMetric':
             from ..inference import metrics  # noqa: F401  # registers it
 
+            # By its name: a class cannot be read back from the copy of the configuration in the work directory.
             evaluator['type'] = 'ClassIoUMetric'
 
 
