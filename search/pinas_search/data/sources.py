@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..augment import boxes_from_draws, crop_boxes, crop_draws, crop_resize
+from .augment import boxes_from_draws, crop_boxes, crop_draws, crop_resize
 from ..config import ViewConfig
 from ..randomness import generator
 from .batches import Batch
