@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -11,10 +10,12 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from pinas_models.packaged import find_file, packaged_configs
+from pinas_models.common.configs import find_file, packaged_configs
+from pinas_models.common.files import write_text
+from pinas_models.common.text import nearest, one_line
 
 from .config import Config
-from .rundir import STAGES, atomic_path
+from .rundir import STAGES
 
 __all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'to_yaml', 'write_config']
 
@@ -88,7 +89,7 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in options:
         if key not in known:
-            raise ValueError(f'unknown key {where}.{key}{_nearest(key, known)}; known are {", ".join(known)}')
+            raise ValueError(f'unknown key {where}.{key}{nearest(key, known, 0.5)}; known are {", ".join(known)}')
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(cls, where)
     return _parse(parser, [f'--{where}.{key}={yaml.safe_dump(value).strip()}' for key, value in options.items()])[where]
@@ -96,8 +97,7 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
 
 def write_config(config: Config, path: Path) -> None:
     """Write the fully resolved configuration as YAML."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(to_yaml(config), encoding='utf-8')
+    write_text(path, to_yaml(config))
 
 
 def to_yaml(config: Config) -> str:
@@ -136,7 +136,7 @@ def _parse(parser: ArgumentParser, arguments: list[str]) -> Any:
     try:
         return parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
-        message = ' '.join(str(error).replace('Parser key ', '').replace('\n', ' ').split())
+        message = one_line(str(error).replace('Parser key ', ''))
         raise ValueError(f'wrong value: {message}') from error
 
 
@@ -157,12 +157,7 @@ def _check_keys(keys: Iterable[str], where: str) -> None:
     for key in keys:
         inside = any(free and key.startswith(f'{name}.') for name, free in known.items())
         if key not in known and not inside:
-            raise ValueError(f'unknown key {key} in {where}{_nearest(key, known)}')
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f', did you mean {matches[0]}?' if matches else ''
+            raise ValueError(f'unknown key {key} in {where}{nearest(key, known, 0.5)}')
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -12,8 +12,9 @@ import optuna
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 
+from pinas_models.common.files import atomic_path
+
 from .candidate import Candidate
-from .rundir import atomic_path
 from .spaces import Path, Space
 
 __all__ = ['Journal']

@@ -6,8 +6,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -17,26 +16,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-__all__ = ['STAGES', 'StageDir', 'atomic_path', 'done_record', 'load_tensors', 'save_tensors', 'write_json']
+from pinas_models.common.files import atomic_path, write_json
+from pinas_models.common.text import first_line
+
+__all__ = ['STAGES', 'StageDir', 'done_record', 'load_tensors', 'save_tensors']
 
 STAGES = ('learn', 'linear', 'search', 'retrain')
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name to write to, which becomes ``path`` at the end: a kill leaves the old or the new file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    yield temporary
-    with temporary.open('rb') as file:
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def write_json(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a record as indented JSON, atomically."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(record, indent=2, ensure_ascii=False) + '\n', encoding='utf-8')
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:
@@ -58,9 +43,8 @@ def load_tensors(module: nn.Module, path: Path, stage: str) -> None:
     try:
         module.load_state_dict(load_file(path))
     except Exception as error:  # safetensors raises its own error type for damaged files, torch RuntimeError for others
-        first_line = str(error).splitlines()[0]
         raise ValueError(
-            f'{path} cannot be loaded ({first_line}): delete it and run the stage {stage} again'
+            f'{path} cannot be loaded ({first_line(error)}): delete it and run the stage {stage} again'
         ) from error
 
 

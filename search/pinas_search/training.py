@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from pinas_models.progress import Progress
+from pinas_models.common.progress import Progress
 
 from .config import ViewConfig
 from .data import Batch, ImageSource, epoch_batches

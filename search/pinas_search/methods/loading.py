@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
 from types import ModuleType
+
+from pinas_models.common.text import nearest
 
 from ..config import LearnConfig
 from ..configuration import parse_options
@@ -37,10 +38,8 @@ def load_method(name: str) -> ModuleType:
     try:
         module = importlib.import_module(full_name)
     except ImportError as error:
-        nearest = difflib.get_close_matches(name, known, n=1)
-        hint = f', did you mean {nearest[0]}?' if nearest else ''
         raise ValueError(
-            f'learn.method is {name!r}, which cannot be imported ({error}){hint} '
+            f'learn.method is {name!r}, which cannot be imported ({error}){nearest(name, known)} '
             f'Built in are {", ".join(known)}; any importable module with Options and create works as well'
         ) from error
     missing = [attribute for attribute in ('Options', 'create') if not hasattr(module, attribute)]

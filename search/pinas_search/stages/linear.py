@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from pinas_models.common.files import atomic_path
+
 from ..data import Batch
 from ..randomness import generator, seeded_scope
-from ..rundir import atomic_path, save_tensors
+from ..rundir import save_tensors
 from ..training import TrainLoop, training_batches
 from .run import Run
 

@@ -18,13 +18,14 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from pinas_models import PinasNet
+from pinas_models.common.files import write_json
 
 from ..augment import normalize
 from ..card import model_card
 from ..data import Batch, sequential_batches
 from ..evaluate import top1
 from ..randomness import generator, seeded_scope
-from ..rundir import StageDir, write_json
+from ..rundir import StageDir
 from ..spaces import Limits, Path
 from ..training import Stateful, TrainLoop, training_batches
 from .run import Run

@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from dataclasses import asdict
 
-from pinas_models.progress import Progress
+from pinas_models.common.files import write_json
+from pinas_models.common.progress import Progress
 
 from ..evaluate import CandidateEvaluator
 from ..journal import Journal
 from ..randomness import derive_seed
-from ..rundir import write_json
 from ..spaces import Limits
 from ..strategies import LaNASOptions, create_strategy
 from .run import Run

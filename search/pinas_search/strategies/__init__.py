@@ -6,7 +6,7 @@ only.
 
 from __future__ import annotations
 
-import difflib
+from pinas_models.common.text import nearest
 
 from ..spaces import Limits, Space
 from .base import SpaceExhaustedError, Strategy
@@ -40,8 +40,7 @@ def create_strategy(
         from .optuna_sampler import OptunaStrategy
 
         return OptunaStrategy(space, sampler, seed=seed, limits=limits)
-    nearest = difflib.get_close_matches(name.lower(), ['lanas', 'random', 'optuna:TPESampler'], n=1, cutoff=0.4)
-    hint = f', did you mean {nearest[0]}?' if nearest else '.'
+    hint = nearest(name.lower(), ['lanas', 'random', 'optuna:TPESampler'], 0.4) or '.'
     raise ValueError(
         f'there is no strategy {name!r}{hint} Allowed are lanas, random, and optuna:NAME with a sampler of Optuna, '
         'for example optuna:TPESampler'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,6 +11,8 @@ import numpy as np
 import optuna
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
+
+from pinas_models.common.text import nearest
 
 from ..randomness import derive_seed
 from ..spaces import Limits, Path, Space
@@ -65,8 +66,7 @@ class OptunaStrategy(Strategy):
         """
         super().__init__(space, seed=seed, limits=limits)
         if isinstance(sampler, str) and sampler not in sampler_names():
-            nearest = difflib.get_close_matches(sampler, sampler_names(), n=1)
-            hint = f', did you mean {nearest[0]}?' if nearest else '.'
+            hint = nearest(sampler, sampler_names()) or '.'
             raise ValueError(f'Optuna has no sampler {sampler!r}{hint} Allowed are {", ".join(sampler_names())}')
         self._sampler = sampler
         numeric = sampler in _NUMERIC
