@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from .command_line import run_command
+from .common.command_line import run_command
 
 __all__ = ['main']
 

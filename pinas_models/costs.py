@@ -18,6 +18,8 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from .common.text import first_line
+
 __all__ = ['Costs', 'ModuleCost', 'measure_costs']
 
 _ATEN = torch.ops.aten
@@ -99,9 +101,9 @@ def measure_costs(model: nn.Module, input_size: tuple[int, int, int]) -> Costs:
             try:
                 forward()
             except (RuntimeError, AssertionError, TypeError, IndexError, NotImplementedError) as error:
-                reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+                size = 'x'.join(map(str, input_size))
                 raise ValueError(
-                    f'{type(model).__name__} does not run on an image of {"x".join(map(str, input_size))}: {reason}'
+                    f'{type(model).__name__} does not run on an image of {size}: {first_line(error)}'
                 ) from error
         with _ActivationMeter(image) as meter:
             forward()

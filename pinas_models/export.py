@@ -16,6 +16,8 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
+from .common.files import atomic_path
+from .common.text import first_line
 from .evaluation.protocols import data_config
 from .fuse import fold_batch_norms, fuse
 
@@ -173,7 +175,8 @@ def export(
         with _explained('the written file cannot be loaded'):
             exported = _load(file, format)
         difference = max(_difference(exported, images, expected) for images, expected in samples)
-        os.replace(file, path)
+        with atomic_path(path) as temporary:
+            file.replace(temporary)
     largest = max(expected.abs().max().item() for _, expected in samples)
     return ExportReport(path, format, opset, tuple(shapes), difference, largest)
 
@@ -195,8 +198,7 @@ def _explained(what: str) -> Iterator[None]:
             yield
     # TorchScript's compiler and onnxruntime raise subclasses of Exception itself, PyTorch's exporters about anything.
     except Exception as error:
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise ValueError(f'{what}: {lines[0] if lines else type(error).__name__}') from error
+        raise ValueError(f'{what}: {first_line(error)}') from error
 
 
 def _write_onnx(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,8 +14,9 @@ from torch import nn
 
 from .checkpoints import convert_checkpoint, load_checkpoint
 from .checkpoints.convert import unwrap
+from .common.hub import explain_weights
+from .common.text import nearest, one_line
 from .pinas import PinasNet
-from .pretrained import explain_hub_errors
 
 __all__ = ['open_model', 'resolve_name']
 
@@ -106,8 +106,7 @@ def resolve_name(name: str | Path) -> str:
     if text and (isinstance(name, Path) or '/' in text or '\\' in text or Path(text).is_dir()):
         hint = f' (if it is a repository of the Hub, write hf-hub:{text})' if text.count('/') == 1 else ''
         return f'local-dir:{_model_folder(text, hint)}'
-    nearest = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-    hint = f'; the nearest are {", ".join(nearest)}' if nearest else ''
+    hint = nearest(architecture, timm.list_models(), most=3)
     raise ValueError(
         f'there is no model {text!r}{hint} (pinas-models list shows the names; local-dir:FOLDER and hf-hub:ORG/name '
         'work as well)'
@@ -131,11 +130,11 @@ def _create(source: str, **args: Any) -> nn.Module:
     try:
         if scheme != 'hf-hub':
             return timm.create_model(source, **args)
-        with explain_hub_errors(repository):
+        with explain_weights(repository):
             return timm.create_model(source, **args)
     except _LIBRARY_ERRORS as error:
-        text = ' '.join(str(error).split())[:_LONGEST]
-        raise ValueError(f'cannot open {source}: {text or type(error).__name__}') from error
+        text = one_line(error, _LONGEST)
+        raise ValueError(f'cannot open {source}: {text}') from error
 
 
 def _open_with_checkpoint(source: str, checkpoint: Path, args: Mapping[str, Any]) -> nn.Module:

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, MutableMapping
 from functools import partial
 from typing import Any
 
 import torch
-from huggingface_hub.utils import EntryNotFoundError, HFValidationError
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
 
 from .checkpoints import convert_checkpoint, load_checkpoint
 from .checkpoints.convert import count_classes, unwrap
 from .checkpoints.families import recognise
-from .hub_errors import HTTP_ERROR, reason
+from .common.hub import explain_weights
 from .pinas import PinasNet
 
-__all__ = ['build_pretrained', 'explain_hub_errors', 'fit_weights', 'translate_names']
+__all__ = ['build_pretrained', 'fit_weights', 'translate_names']
 
 _logger = logging.getLogger(__name__)
 
@@ -55,7 +53,7 @@ def build_pretrained(
         # Stands for the weights, which timm would copy twice.
         overlay['state_dict'] = {'file': cfg.file}
         filter_fn = partial(_replace_weights, tensors)
-    with explain_hub_errors(cfg.hf_hub_id or variant):
+    with explain_weights(cfg.hf_hub_id or variant):
         model = build_model_with_cfg(
             model_cls, variant, True, pretrained_cfg_overlay=overlay, pretrained_filter_fn=filter_fn, **model_args
         )
@@ -115,24 +113,3 @@ def translate_names(state_dict: Mapping[str, Any], model: PinasNet) -> Mapping[s
 def _essence(names: Mapping[str, Any]) -> set[str]:
     """The names that weights for a model must have: counters may be absent, the classifier may be another."""
     return {name for name in names if not name.startswith('fc.') and not name.endswith('num_batches_tracked')}
-
-
-@contextmanager
-def explain_hub_errors(repository: str) -> Iterator[None]:
-    """Turn the Hub's errors into one sentence that says what was tried and how else to get weights.
-
-    Args:
-        repository: The repository that is asked.
-
-    Raises:
-        FileNotFoundError: In place of the errors of ``huggingface_hub``.
-    """
-    try:
-        yield
-    except (HTTP_ERROR, EntryNotFoundError, HFValidationError, ConnectionError, TimeoutError) as error:
-        raise FileNotFoundError(
-            f'cannot get weights from the repository {repository} of the Hub ({reason(error)}); take them from the '
-            "authors' file (pinas-models convert FILE OUT, or pretrained_cfg_overlay=dict(file=FILE)), from a model "
-            'folder (local-dir:FOLDER), or from a namespace of your own on the Hub (environment variable '
-            'PINAS_HUB_NAMESPACE)'
-        ) from None

@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import pinas_models  # noqa: F401  # registers the networks
 from pinas_models.choices import PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, Path, parse_choices
+from pinas_models.common.text import one_line
 
 from .pretrained import read_backbone
 
@@ -169,8 +170,7 @@ class _Weights:
         try:
             backbone.load_state_dict(weights, strict=True)
         except RuntimeError as error:  # other input channels
-            reason = ' '.join(str(error).split())
-            raise ValueError(f'{self.checkpoint} does not fit this backbone: {reason}') from error
+            raise ValueError(f'{self.checkpoint} does not fit this backbone: {one_line(error)}') from error
         update_init_info(backbone, init_info=f'PiNAS: weights of {self.checkpoint}')
 
 

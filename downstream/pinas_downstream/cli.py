@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from pinas_models.command_line import run_command
+from pinas_models.common.command_line import run_command
 
 __all__ = ['main']
 

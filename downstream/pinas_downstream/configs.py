@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pinas_models.packaged import find_file, packaged_configs
+from pinas_models.common.configs import find_file, packaged_configs
 
 from .overrides import apply_options
 

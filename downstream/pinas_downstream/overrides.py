@@ -5,11 +5,12 @@ mmengine takes any name and creates what it does not find: a mistyped setting wo
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
+
+from pinas_models.common.text import nearest
 
 __all__ = ['apply_options']
 
@@ -81,7 +82,7 @@ def _check_top(config: Config, name: str) -> None:
     if name in _SETTINGS:
         return
     if name not in config:
-        raise ValueError(f'--cfg-options {name}: there is no such setting{_nearest(name, _SETTINGS, _HINT)}')
+        raise ValueError(f'--cfg-options {name}: there is no such setting{nearest(name, _SETTINGS)}')
     if name == 'data_root':
         raise ValueError('--cfg-options data_root: would change the variable alone; write --data-root DIR')
     uses = [place for place in _places(config._cfg_dict, config[name]) if place.split('.')[0] in _SETTINGS]
@@ -94,15 +95,10 @@ def _check_top(config: Config, name: str) -> None:
 
 def _check_new(here: Mapping[str, Any], key: str, place: str, name: str, last: bool) -> None:
     known_below = last or 'type' in here
-    hint = _nearest(name, here, _ALIKE if known_below else _HINT)
+    hint = nearest(name, here, _ALIKE if known_below else _HINT)
     if hint or not known_below:
         names = ', '.join(entry for entry in here if not entry.startswith('_')) or 'nothing'
         raise ValueError(f'--cfg-options {key}: {place} has no {name}{hint or f"; it has {names}"}')
-
-
-def _nearest(name: str, names: Iterable[str], likeness: float) -> str:
-    nearest = difflib.get_close_matches(name, list(names), n=1, cutoff=likeness)
-    return f'; did you mean {nearest[0]}?' if nearest else ''
 
 
 def _places(here: Any, value: Any, place: str = '') -> Iterator[str]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from ..common.text import first_line
 from ..evaluation.running import DTYPES
 from ..loading import open_model
 
@@ -128,7 +129,7 @@ def synchronize(device: str) -> None:
 
 def explain(error: BaseException, batch_size: int) -> str:
     """One line that says why a network did not run."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    text = first_line(error)
     if isinstance(error, torch.cuda.OutOfMemoryError) or 'alloc' in text:
         return f'out of memory with batches of {batch_size}'
     return text

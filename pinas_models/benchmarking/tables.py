@@ -7,7 +7,7 @@ import io
 import statistics
 from pathlib import Path
 
-from ..evaluation.files import write_atomically
+from ..common.files import write_text
 from .authors import reported, table_title
 from .measure import BENCHES, Benchmark, Candidate, Ratio, Setup
 
@@ -173,7 +173,7 @@ def replace_in_markdown(file: Path, benchmark: Benchmark) -> None:
         ValueError: If it has no place for the table.
     """
     before, behind = _split_markdown(file)
-    write_atomically(file, f'{before}\n{markdown_table(benchmark)}\n{behind}')
+    write_text(file, f'{before}\n{markdown_table(benchmark)}\n{behind}')
 
 
 def check_results_file(file: Path) -> None:
@@ -201,7 +201,7 @@ def write_results(file: Path, benchmark: Benchmark) -> None:
     writer = csv.DictWriter(text, (*_TIMM_COLUMNS, *_OUR_COLUMNS), restval='', lineterminator='\n')
     writer.writeheader()
     writer.writerows(_record(candidate, benchmark) for candidate in benchmark.candidates)
-    write_atomically(file, text.getvalue())
+    write_text(file, text.getvalue())
 
 
 def _record(candidate: Candidate, benchmark: Benchmark) -> dict[str, object]:

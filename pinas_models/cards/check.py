@@ -10,6 +10,7 @@ from huggingface_hub import ModelCard
 from timm.models import get_model_input_config
 from torch import nn
 
+from ..common.text import one_line
 from ..costs import measure_costs
 
 __all__ = ['check_card']
@@ -61,8 +62,7 @@ def _check_front_matter(readme: Path, text: str) -> None:
     try:
         data = ModelCard(text).data
     except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
-        reason = ' '.join(str(error).split())
-        raise ValueError(f'{readme} has front matter that the Hub cannot read: {reason}') from error
+        raise ValueError(f'{readme} has front matter that the Hub cannot read: {one_line(error)}') from error
     if (library := data.get('library_name')) != 'timm':
         raise ValueError(f'{readme} says library_name {library!r}; it must be timm, or the Hub will not know it')
 

@@ -14,6 +14,8 @@ import torch
 from timm.models import save_for_hf
 
 from ..choices import PINAS_CLS, PINAS_TRANS, RESNEST50
+from ..common.files import atomic_path
+from ..common.text import one_line
 from .convert import Conversion
 
 __all__ = ['check_free', 'check_suffix', 'check_targets', 'model_name', 'sha256', 'write_file', 'write_folder']
@@ -112,14 +114,13 @@ def write_file(
     check_suffix(path)
     if path.is_dir():
         raise IsADirectoryError(f'{path} is a folder; a model folder is written with --folder')
-    with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f'.{path.name}.') as folder:
-        part = Path(folder) / path.name
+    with atomic_path(path) as part:
         if path.suffix == '.safetensors':
             # As bytes, because safetensors' own files are readable by their owner only.
             part.write_bytes(safetensors.torch.save(tensors, {'format': 'pt', **(metadata or {})}))
         else:
-            torch.save(tensors if wrapper is None else {wrapper: tensors}, part)
-        os.replace(part, path)
+            with part.open('wb') as file:  # by its name the bytes would depend on it
+                torch.save(tensors if wrapper is None else {wrapper: tensors}, file)
 
 
 def write_folder(conversion: Conversion, path: Path, name: str | None = None) -> None:
@@ -148,7 +149,7 @@ def write_folder(conversion: Conversion, path: Path, name: str | None = None) ->
     try:
         model.load_state_dict(weights, strict=True, assign=True)
     except RuntimeError as error:
-        raise ValueError(f'the weights are not those of {name}: {" ".join(str(error).split())[:300]}') from error
+        raise ValueError(f'the weights are not those of {name}: {one_line(error, 300)}') from error
     _check_replaceable(path)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f'.{path.name}.') as folder:
         new = Path(folder) / path.name

@@ -26,9 +26,10 @@ from ..benchmarking.tables import (
     text_table,
     write_results,
 )
+from ..common.progress import Progress
+from ..common.text import one_line
 from ..costs import measure_costs
 from ..evaluation import resolve_device
-from ..progress import Progress
 from ._options import add_running_arguments, positive
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
@@ -151,9 +152,8 @@ def _candidate(name: str, size: int | None) -> Candidate:
             height = width = size
         return Candidate(name, model, (channels, height, width), measure_costs(model, (channels, height, width)))
     except (OSError, ValueError) as error:
-        reason = ' '.join(str(error).split())
-        warnings.warn(reason, stacklevel=2)
-        return Candidate(name, errors={'open': reason})
+        warnings.warn(one_line(error), stacklevel=2)
+        return Candidate(name, errors={'open': one_line(error)})
 
 
 def _measure(candidates: Sequence[Candidate], benches: Sequence[str], setup: Setup, args: argparse.Namespace) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import timm
 
 from ..checkpoints import Conversion, convert_checkpoint, load_checkpoint, to_authors, to_detectron2
 from ..checkpoints.writer import check_suffix, check_targets, model_name, sha256, write_file, write_folder
+from ..common.files import write_json
 from ..loading import resolve_name
 from ..pinas import PinasNet
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         'left_out': [*conversion.left_out, *dropped],
     }
     if report is not None:
-        report.write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
+        write_json(report, facts)
     _print(facts)
     return 0
 

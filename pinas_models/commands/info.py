@@ -12,6 +12,7 @@ from timm.models import get_model_input_config
 from torch import nn
 
 from ..choices import BLOCK_CHOICES
+from ..common.files import write_text
 from ..costs import Costs, measure_costs
 from ..drawing import block_meaning, draw_svg, draw_text, short_number
 from ..loading import open_model
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
         if not stages:
             raise ValueError(f'--svg draws the blocks of a PinasNet; {args.model} is a {type(model).__name__}')
         svg = draw_svg(args.model, [_headline(model, costs), *_summary(costs)], stages)
-        args.svg.write_text(svg, encoding='utf-8')
+        write_text(args.svg, svg)
     if args.json:
         print(json.dumps(_report(args.model, model, costs, stages), indent=2))
         return 0

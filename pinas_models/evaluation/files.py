@@ -1,15 +1,16 @@
-"""Writing files so that a kill leaves the old one or the new one, and timm's table of results."""
+"""timm's table of results."""
 
 from __future__ import annotations
 
 import csv
 import io
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ['RESULT_COLUMNS', 'merge_results', 'read_results', 'write_atomically']
+from ..common.files import write_text
+
+__all__ = ['RESULT_COLUMNS', 'merge_results', 'read_results']
 
 # The header of timm's results/*.csv, so that its tools read the table; further columns stand behind these.
 TIMM_COLUMNS = (
@@ -40,24 +41,6 @@ RESULT_COLUMNS = (
     'samples_per_sec',
 )
 KEY = ('model', 'img_size', 'crop_pct', 'interpolation', 'protocol', 'data', 'dtype')
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file under a temporary name, then rename it.
-
-    Raises:
-        OSError: If it cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f'.{path.name}.tmp')
-    try:
-        with temporary.open('w', encoding='utf-8', newline='') as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_results(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -110,4 +93,4 @@ def merge_results(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     writer = csv.DictWriter(text, columns, restval='', lineterminator='\n')
     writer.writeheader()
     writer.writerows([*kept, *new])
-    write_atomically(path, text.getvalue())
+    write_text(path, text.getvalue())

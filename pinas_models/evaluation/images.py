@@ -17,6 +17,8 @@ from timm.data.readers.img_extensions import get_img_extensions
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..common.text import one_line
+
 __all__ = ['Batch', 'LabelledImages', 'open_images']
 
 PREFIXES = ('torch', 'hfds', 'hfids', 'tfds', 'wds')
@@ -347,11 +349,6 @@ def _read_class_map(path: str) -> dict[Any, int]:
             f'{path} is no class map ({one_line(error)}): write a .txt with a folder name per line, in '
             "the order of the model's classes"
         ) from error
-
-
-def one_line(error: BaseException) -> str:
-    """The message of an exception without line breaks."""
-    return ' '.join(str(error).split()) or type(error).__name__
 
 
 def _check_tar(path: Path) -> None:

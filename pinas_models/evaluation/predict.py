@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..common.text import one_line
 from .protocols import Protocol
 from .running import Classifier
 
@@ -113,7 +114,7 @@ def predict(
                 with Image.open(path) as image:
                     inputs[path] = protocol.transform(ImageOps.exif_transpose(image).convert(classifier.mode))
             except Exception as error:  # decoders raise nearly anything on damaged files
-                errors[path] = ' '.join(str(error).split()) or type(error).__name__
+                errors[path] = one_line(error)
         rows: dict[Path, Tensor] = {}
         if inputs:
             rows = dict(zip(inputs, classifier(torch.stack(list(inputs.values()))).softmax(1).cpu(), strict=True))

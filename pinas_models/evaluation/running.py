@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..common.text import first_line
 from .protocols import data_config
 
 __all__ = ['DTYPES', 'Classifier', 'resolve_device']
@@ -27,7 +28,7 @@ def resolve_device(name: str | None) -> torch.device:
         device = torch.device(name or ('cuda' if torch.cuda.is_available() else 'cpu'))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ValueError(f'cannot use the device {name!r} ({_first_line(error)}): use cpu, cuda or cuda:1') from error
+        raise ValueError(f'cannot use the device {name!r} ({first_line(error)}): use cpu, cuda or cuda:1') from error
     return device
 
 
@@ -120,7 +121,7 @@ class Classifier:
             ) from error
         except (RuntimeError, AssertionError) as error:
             how = f', compiled by {self._compiler}' if self._compiler else ''
-            raise ValueError(f'the model cannot run on images {shape}{how} ({_first_line(error)})') from error
+            raise ValueError(f'the model cannot run on images {shape}{how} ({first_line(error)})') from error
         if not logits.isfinite().all():
             raise ValueError(
                 f'the model computes values that are not finite in {self.setup["dtype"]}: its weights are damaged, or '
@@ -135,7 +136,3 @@ class Classifier:
             digest.update(f'{name} {tuple(tensor.shape)} {tensor.dtype}'.encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
         return digest.hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

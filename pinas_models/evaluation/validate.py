@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..progress import Progress
+from ..common.files import write_text
+from ..common.progress import Progress
 from .accuracy import Counts, RealLabels
-from .files import write_atomically
 from .images import Batch, LabelledImages
 from .protocols import Protocol
 from .running import Classifier
@@ -139,7 +139,7 @@ def evaluate(
             evaluation.seconds = time.monotonic() - start
             if state_path is not None:
                 record = {'identity': dict(identity or {}), 'state': asdict(evaluation)}
-                write_atomically(state_path, json.dumps(record, ensure_ascii=False))
+                write_text(state_path, json.dumps(record, ensure_ascii=False))
             progress.update(batch.seen, _note(evaluation))
     if images.is_iterable and total is not None and evaluation.seen != total:
         # The readers of streams leave out what they cannot read.

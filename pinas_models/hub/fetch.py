@@ -7,8 +7,8 @@ from pathlib import Path
 from huggingface_hub import snapshot_download
 from huggingface_hub.utils import validate_repo_id
 
+from ..common.hub import explain_download
 from ..loading import resolve_name
-from .errors import explain_download
 from .folder import CONFIG, PUBLISHED
 
 __all__ = ['check_repo_id', 'find_folder']

@@ -15,6 +15,8 @@ from safetensors.torch import load_file, save_file
 from timm.data import resolve_model_data_config
 from torch import nn
 
+from ..common.text import one_line
+
 __all__ = ['TOLERANCE', 'check_golden', 'make_golden', 'save_tensors']
 
 # Allowed difference, as a part of the largest golden value of a tensor. One machine repeats its values bit by bit.
@@ -79,7 +81,7 @@ def check_golden(model: nn.Module, path: Path, tolerance: float = TOLERANCE) -> 
     try:
         answers = _answers(model, x)
     except (RuntimeError, ValueError) as error:  # what torch and timm raise for an input that does not fit
-        reason = ' '.join(str(error).split())[:200]
+        reason = one_line(error, 200)
         raise ValueError(f'the model does not take the golden input of shape {tuple(x.shape)}: {reason}') from error
     largest = 0.0
     for name, expected in golden.items():

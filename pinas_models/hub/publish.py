@@ -8,8 +8,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, ModelCard, get_token
 
 from ..cards import folder_card
+from ..common.hub import LOG_IN, explain_upload
 from ..loading import open_model
-from .errors import LOG_IN, explain_upload
 from .folder import CARD, CHECKSUMS, GOLDEN, PUBLISHED, WEIGHTS, write_checksums
 from .golden import make_golden, save_tensors
 

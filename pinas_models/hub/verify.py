@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..cards import check_card
+from ..common.text import one_line
 from ..loading import open_model
 from .folder import CARD, GOLDEN, wrong_checksums
 from .golden import TOLERANCE, check_golden
@@ -49,14 +50,14 @@ def verify_folder(folder: Path, tolerance: float = TOLERANCE) -> list[Check]:
     try:
         problems = wrong_checksums(folder)
     except OSError as error:
-        problems = [_sentence(error)]
+        problems = [one_line(error)]
     checks = [Check('checksums', False, problem) for problem in problems]
     if not checks:
         checks.append(Check('checksums', True, 'every file has its sha256'))
     try:
         model = open_model(folder)
     except (OSError, ValueError) as error:
-        return [*checks, Check('weights', False, _sentence(error))]
+        return [*checks, Check('weights', False, one_line(error))]
     params = sum(parameter.numel() for parameter in model.parameters())
     checks.append(Check('weights', True, f'{type(model).__name__} of {params:,} parameters'))
     try:
@@ -66,14 +67,14 @@ def verify_folder(folder: Path, tolerance: float = TOLERANCE) -> list[Check]:
     except FileNotFoundError:
         checks.append(Check('golden', False, f'there is no {GOLDEN}'))
     except (OSError, ValueError) as error:
-        checks.append(Check('golden', False, _sentence(error)))
+        checks.append(Check('golden', False, one_line(error)))
     try:
         check_card(folder / CARD, model)
         checks.append(Check('card', True, 'readable, and its numbers are those of the model'))
     except FileNotFoundError:
         checks.append(Check('card', False, f'there is no {CARD}'))
     except (OSError, ValueError) as error:
-        checks.append(Check('card', False, _sentence(error)))
+        checks.append(Check('card', False, one_line(error)))
     return checks
 
 
@@ -95,7 +96,3 @@ def verify_in_fresh_process(folder: Path) -> tuple[bool, str]:
         lines = done.stderr.strip().splitlines() or [f'exit code {done.returncode}']
         raise ValueError(f'{folder} could not be verified in a process of its own: {lines[-1]}')
     return done.returncode == 0, done.stdout
-
-
-def _sentence(error: Exception) -> str:
-    return ' '.join(str(error).split())

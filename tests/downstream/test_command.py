@@ -414,9 +414,9 @@ def test_a_full_disk_leaves_no_half_checkpoint(tiny_camvid, tmp_path, capsys):
 @pytest.mark.parametrize(
     ('options', 'text'),
     [
-        ('train_cfg.max_epoch=2', 'train_cfg has no max_epoch; did you mean max_epochs?'),
-        ('modle.neck.num_outs=4', 'modle: there is no such setting; did you mean model?'),
-        ('model.nek.num_outs=4', 'model has no nek; did you mean neck?'),
+        ('train_cfg.max_epoch=2', 'train_cfg has no max_epoch, did you mean max_epochs?'),
+        ('modle.neck.num_outs=4', 'modle: there is no such setting, did you mean model?'),
+        ('model.nek.num_outs=4', 'model has no nek, did you mean neck?'),
         ('model.neck.num_outs.a=4', 'model.neck.num_outs is 5, which has no settings'),
         ('env_cfg.a.b=4', 'env_cfg has no a; it has cudnn_benchmark, '),
         ('param_scheduler.2.end=4', 'param_scheduler is a list; name an entry, 0..1'),
@@ -425,7 +425,7 @@ def test_a_full_disk_leaves_no_half_checkpoint(tiny_camvid, tmp_path, capsys):
         ('model.neck=4', 'model.neck: has settings of its own'),
         ('model.neck.extra=4', 'FPN has no option extra'),
         ('model.neck.relu_befor_extra_convs=4', 'did you mean relu_before_extra_convs?'),
-        ('model.neck.type=FPNN', "there is no model of type 'FPNN'; did you mean FPN?"),
+        ('model.neck.type=FPNN', "there is no model of type 'FPNN', did you mean FPN?"),
         ('model.backbone.frozen_stages=9', 'frozen_stages is 9; allowed are'),
         ('model.backbone.depth=50', 'PiNAS has no option depth'),
         ('model.neck.num_outs=2', 'the settings of FPN do not fit'),

@@ -642,7 +642,7 @@ def test_folder_of_a_published_tag_says_so(tmp_path, capsys):
         (['classification.pth.tar', 'o.pth', '--report', 'linear.pth.tar'], 'exists already'),
         (['classification.pth.tar', 'o.pth', '--model', 'pinas_cls'], 'choices has 16 positions'),
         (['classification.pth.tar', 'o.pth', '--model', 'pinas_subnet'], 'does not fit --model pinas_subnet'),
-        (['classification.pth.tar', 'o.pth', '--model', 'pinas_clss'], 'the nearest are pinas_cls'),
+        (['classification.pth.tar', 'o.pth', '--model', 'pinas_clss'], 'did you mean pinas_cls'),
         (['classification.pth.tar', 'o.pth', '--model', 'resnet18'], 'is no network of this space'),
         (['.', 'o.pth'], 'folder'),
     ],

@@ -25,8 +25,8 @@ from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 from pinas_models.cli import main
+from pinas_models.common.hub import explain_download, explain_upload
 from pinas_models.hub import list_files, stage_folder, verify_folder
-from pinas_models.hub.errors import explain_download, explain_upload
 from pinas_models.hub.folder import write_checksums, wrong_checksums
 from pinas_search.card import model_card
 from pinas_search.configuration import parse_config

@@ -28,6 +28,7 @@ from scipy.stats import binomtest
 from small_classifier import LABELS, make_classifier, picture, save_pictures
 
 from pinas_models.cli import main
+from pinas_models.common.progress import Progress
 from pinas_models.evaluation import (
     Classifier,
     LabelledImages,
@@ -37,7 +38,6 @@ from pinas_models.evaluation import (
     open_images,
     wilson_interval,
 )
-from pinas_models.progress import Progress
 from pinas_models.transforms import authors_eval_transform
 
 PER_CLASS = 10

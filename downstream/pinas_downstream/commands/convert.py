@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from pinas_models.common.files import write_json
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
@@ -85,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
         'left_out': conversion.left_out,
     }
     if report is not None:
-        report.write_text(json.dumps(facts, indent=2) + '\n', encoding='utf-8')
+        write_json(report, facts)
     _print(facts)
     return 0
 

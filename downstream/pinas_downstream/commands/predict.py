@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pinas_models.common.files import write_json
+
 from ..configs import load_config
-from ..inference.files import output_names, write_json
+from ..inference.files import output_names
 from ..running import import_framework
 from ..running.console import hiding_noise
 from ..running.explain import explaining
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
     failures += len(paths) - done
     if not done:
         return 2
-    write_json(args.out_dir / 'predictions.json', content)
+    write_json(args.out_dir / 'predictions.json', content, indent=None)
     if args.json:
         print(json.dumps(content, indent=1, ensure_ascii=False))
     else:

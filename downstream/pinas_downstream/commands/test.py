@@ -11,10 +11,11 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from pinas_models.common.files import write_json
+
 from ..checks import check_testing
 from ..checks.datasets import inner_datasets
 from ..configs import load_config
-from ..inference.files import write_json
 from ..running import build_runner, import_framework, is_main_process, prepare
 from ..running.console import hiding_noise, printing_to
 from ..running.explain import explaining
@@ -83,9 +84,8 @@ def run(args: argparse.Namespace) -> int:
         metrics = {name: float(value) for name, value in metrics.items()}
         # No objects of a size, no pixels of a class: COCO gives -1, mmseg NaN.
         numbers = {name: value if value >= 0 else None for name, value in metrics.items()}
-        write_json(
-            out, {'config': args.config, 'checkpoint': args.checkpoint, 'images': images, 'metrics': numbers}, indent=1
-        )
+        content = {'config': args.config, 'checkpoint': args.checkpoint, 'images': images, 'metrics': numbers}
+        write_json(out, content, indent=1)
         print('\n'.join(['', f'{images} images', *_tables(metrics), f'written to {out}']))
     return 0
 

@@ -1,14 +1,12 @@
-"""Files that commands write: named after images, and never half a file under the final name."""
+"""Files that commands write, named after images."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-__all__ = ['output_names', 'write_json']
+__all__ = ['output_names']
 
 
 def output_names(images: Sequence[Path]) -> dict[Path, str]:
@@ -27,11 +25,3 @@ def output_names(images: Sequence[Path]) -> dict[Path, str]:
     relative = {path: path.absolute().relative_to(root) for path in images}
     bare = {path: str(name.with_suffix('')) for path, name in relative.items()}
     return bare if len(set(bare.values())) == len(bare) else {path: str(name) for path, name in relative.items()}
-
-
-def write_json(path: Path, content: Any, indent: int | None = None) -> None:
-    """Write JSON; the file appears when it is complete."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.partial')
-    partial.write_text(json.dumps(content, indent=indent, ensure_ascii=False) + '\n', encoding='utf-8')
-    os.replace(partial, path)

@@ -5,15 +5,16 @@ What is not known to be a user's mistake keeps its traceback: it may be a bug.
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import linecache
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
+
+from pinas_models.common.text import nearest
 
 __all__ = ['explaining']
 
@@ -98,7 +99,7 @@ def _explain_building(error: Exception, text: str, builder: FrameType, inner: Fr
         return text if isinstance(error, KeyError) else None
     if isinstance(error, KeyError) and inner is builder:
         registry = local['registry']
-        return f'there is no {registry.name} of type {name!r}{_nearest(name, _names(registry))}'
+        return f'there is no {registry.name} of type {name!r}{nearest(name, _names(registry))}'
     if isinstance(error, TypeError):
         if _module(inner).split('.')[0] in _OURS or _MISSING_OPTION.match(text):
             return f'{name}: {text}'
@@ -117,7 +118,7 @@ def _unknown_option(error: Exception, cls: Any, name: str = '') -> str | None:
         return None
     known = inspect.signature(cls).parameters if cls is not None else ()
     name = name or match['callee'].removesuffix('.__init__')
-    return f'{name} has no option {match["name"]}{_nearest(match["name"], known)}'
+    return f'{name} has no option {match["name"]}{nearest(match["name"], known)}'
 
 
 def _names(registry: Any) -> list[str]:
@@ -126,11 +127,6 @@ def _names(registry: Any) -> list[str]:
     while top.parent is not None:
         top = top.parent
     return [name for part in (top, *top.children.values()) for name in part.module_dict]
-
-
-def _nearest(name: str, names: Iterable[str]) -> str:
-    nearest = difflib.get_close_matches(name, list(names), n=1)
-    return f'; did you mean {nearest[0]}?' if nearest else ''
 
 
 def _module(frame: FrameType) -> str:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 from mmengine.runner import Runner
+
+from pinas_models.common.files import atomic_path
 
 from .console import only_progress
 
@@ -22,11 +23,9 @@ class CommandRunner(Runner):
         if '://' in out_dir:  # an object store: it has a name only when it is complete
             super().save_checkpoint(out_dir, filename, *args, **options)
             return
-        partial = f'{filename}.partial'
-        super().save_checkpoint(out_dir, partial, *args, **options)
-        written = Path(out_dir) / partial
-        if self.rank == 0:
-            os.replace(written, Path(out_dir) / filename)
+        if self.rank == 0:  # the others write nothing
+            with atomic_path(Path(out_dir) / filename) as partial:
+                super().save_checkpoint(out_dir, partial.name, *args, **options)
 
 
 class QuietRunner(CommandRunner):

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD:search/pinas_search/config/files.py
 import re
+=======
+>>>>>>> models:search/pinas_search/configuration.py
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -15,8 +18,13 @@ from pinas_models.common.configs import find_file, packaged_configs
 from pinas_models.common.files import write_text
 from pinas_models.common.text import nearest, one_line
 
+<<<<<<< HEAD:search/pinas_search/config/files.py
 from .. import STAGES
 from .fields import Config
+=======
+from .config import Config
+from .rundir import STAGES
+>>>>>>> models:search/pinas_search/configuration.py
 
 __all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'to_yaml', 'write_config']
 
@@ -136,10 +144,13 @@ def _parse(parser: ArgumentParser, arguments: list[str]) -> Any:
         return parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
         message = one_line(str(error).replace('Parser key ', ''))
+<<<<<<< HEAD:search/pinas_search/config/files.py
         key = re.search(r'"([\w.]+)"', message)
         bound = re.search(r'(\S*) does not conform to restriction (v[^\n]*?)(?= - |$)', message)
         if key and bound and bound[2].strip() in _BOUNDS:
             message = f'{key[1]} is {bound[1].removeprefix(":") or "no number"}; it {_BOUNDS[bound[2].strip()]}'
+=======
+>>>>>>> models:search/pinas_search/configuration.py
         raise ValueError(f'wrong value: {message}') from error
 
 

@@ -16,6 +16,8 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import IterableDataset
 
+from pinas_models.common.text import one_line
+
 __all__ = ['ImageFiles', 'fit', 'open_files']
 
 # timm's names for the same split; it has none for "test".
@@ -85,7 +87,7 @@ class ImageFiles:
                 return _to_rgb(image)
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise ValueError(
-                f'cannot read the image {self.name(index)} of {self.root} ({_reason(error)}): replace the file'
+                f'cannot read the image {self.name(index)} of {self.root} ({one_line(error)}): replace the file'
             ) from error
 
     def _open(self, index: int) -> BinaryIO:
@@ -158,7 +160,7 @@ def _create(name: str, root: str | None, split: str, hint: str) -> Any:
         return timm.data.create_dataset(name, root=root, split=split, search_split=bool(name), download=False)
     except (AssertionError, ImportError, OSError, RuntimeError, TypeError, ValueError, tarfile.TarError) as error:
         source = f'data.source={name}, data.root={root}, split {split}' if name else str(root)
-        raise ValueError(f'cannot open {source} ({_reason(error)}); {hint}') from error
+        raise ValueError(f'cannot open {source} ({one_line(error)}); {hint}') from error
 
 
 def _split_path(root: str | None, split: str, test: bool) -> Path:
@@ -256,8 +258,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     elif image.mode == 'P':
         image = image.convert('RGBA')  # Pillow's advice for palettes with transparency
     return image.convert('RGB')
-
-
-def _reason(error: Exception) -> str:
-    """Message of an exception on one line."""
-    return ' '.join(str(error).split()) or type(error).__name__

@@ -30,7 +30,8 @@ def write_report(run_dir: Path, space: Space) -> Path:
     import jinja2
     from markupsafe import Markup
 
-    from ..rundir import atomic_path
+    from pinas_models.common.files import atomic_path
+
     from .blocks import block_meanings
     from .collect import collect
     from .figures import draw_pictures, duration, save_pictures, top_count

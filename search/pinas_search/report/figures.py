@@ -18,8 +18,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from pinas_models.common.files import atomic_path
+
 from ..candidate import Candidate
-from ..rundir import atomic_path
 from ..spaces import Space
 from .blocks import choice_names, describe_winner, draw_winner, stages_of
 from .collect import Metrics, RunRecord

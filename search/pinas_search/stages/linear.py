@@ -10,9 +10,16 @@ from torch import nn
 
 from pinas_models.common.files import atomic_path
 
+<<<<<<< HEAD
 from ..randomness import seeded_scope
 from ..records import save_tensors
 from .loop import Feed, Recipe, TrainLoop, TrainStep
+=======
+from ..data import Batch
+from ..randomness import generator, seeded_scope
+from ..rundir import save_tensors
+from ..training import TrainLoop, training_batches
+>>>>>>> models
 from .run import Run
 
 __all__ = ['linear']

@@ -15,15 +15,25 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
+<<<<<<< HEAD
+=======
+from pinas_models import PinasNet
+>>>>>>> models
 from pinas_models.common.files import write_json
 
 from ..data import sequential_batches
 from ..randomness import generator, seeded_scope
+<<<<<<< HEAD
 from ..records import Candidate, StageDir, Trials
 from ..scoring import Judgement, judge
 from ..spaces import ChoicePath
 from .loop import Feed, Recipe, Stateful, TrainLoop, TrainStep
 from .model import save_network
+=======
+from ..rundir import StageDir
+from ..spaces import Limits, Path
+from ..training import Stateful, TrainLoop, training_batches
+>>>>>>> models
 from .run import Run
 
 __all__ = ['retrain']

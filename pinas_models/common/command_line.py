@@ -9,6 +9,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from .text import one_line
+
 __all__ = ['run_command']
 
 
@@ -39,7 +41,7 @@ def run_command(
     except (ValueError, OSError) as error:
         if args.debug:
             raise
-        print(f'{prog} {args.command}: error: {" ".join(str(error).split())}', file=sys.stderr)
+        print(f'{prog} {args.command}: error: {one_line(error)}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f'{prog} {args.command}: interrupted', file=sys.stderr)

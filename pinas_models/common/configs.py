@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+
+from .text import nearest
 
 __all__ = ['find_file', 'packaged_configs']
 
@@ -37,10 +38,8 @@ def find_file(name: str, packaged: Mapping[str, Path]) -> Path:
     if path.is_file():
         return path
     if name not in packaged:
-        nearest = difflib.get_close_matches(name, packaged, n=1, cutoff=0.5)
-        hint = f'; did you mean {nearest[0]}?' if nearest else ''
         raise FileNotFoundError(
-            f'{name}: no such file, and no built-in configuration of this name{hint}; built in are '
-            f'{", ".join(packaged)}'
+            f'{name}: no such file, and no built-in configuration of this name{nearest(name, packaged, 0.5)} '
+            f'(built in are {", ".join(packaged)})'
         )
     return packaged[name]
