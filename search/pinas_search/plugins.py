@@ -82,7 +82,9 @@ def find_plugin(kind: Kind, name: str, options: Mapping[str, Any]) -> Plugin:
     module = _import(kind, short, f'{__package__}.{target}' if target else short)
     missing = [attribute for attribute in ('Options', 'create') if not hasattr(module, attribute)]
     if missing:
-        raise ValueError(f'{_KEYS[kind]}: the module {module.__name__} lacks {" and ".join(missing)}, so it is no {kind}')
+        raise ValueError(
+            f'{_KEYS[kind]}: the module {module.__name__} lacks {" and ".join(missing)}, so it is no {kind}'
+        )
     given = dict(options)
     for first in filter(None, (preset, value)):
         names = [f.name for f in fields(module.Options)]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD:search/pinas_search/config/files.py
 import re
-=======
->>>>>>> models:search/pinas_search/configuration.py
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -18,13 +15,8 @@ from pinas_models.common.configs import find_file, packaged_configs
 from pinas_models.common.files import write_text
 from pinas_models.common.text import nearest, one_line
 
-<<<<<<< HEAD:search/pinas_search/config/files.py
 from .. import STAGES
 from .fields import Config
-=======
-from .config import Config
-from .rundir import STAGES
->>>>>>> models:search/pinas_search/configuration.py
 
 __all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'to_yaml', 'write_config']
 
@@ -97,7 +89,10 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
             raise ValueError(f'unknown key {where}.{key}{nearest(key, known, 0.5)}; known are {", ".join(known)}')
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(cls, where)
-    return _parse(parser, [f'--{where}.{key}={yaml.safe_dump(value).strip()}' for key, value in options.items()])[where]
+    values = _parse(parser, {where: dict(options)})
+    for part in where.split('.'):
+        values = values[part]
+    return values
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -139,18 +134,16 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     write_config(config, path)
 
 
-def _parse(parser: ArgumentParser, arguments: list[str]) -> Any:
+def _parse(parser: ArgumentParser, arguments: list[str] | dict[str, Any]) -> Any:
     try:
-        return parser.instantiate(parser.parse_args(arguments))
+        parse = parser.parse_object if isinstance(arguments, dict) else parser.parse_args
+        return parser.instantiate(parse(arguments))
     except ArgumentError as error:
         message = one_line(str(error).replace('Parser key ', ''))
-<<<<<<< HEAD:search/pinas_search/config/files.py
         key = re.search(r'"([\w.]+)"', message)
         bound = re.search(r'(\S*) does not conform to restriction (v[^\n]*?)(?= - |$)', message)
         if key and bound and bound[2].strip() in _BOUNDS:
             message = f'{key[1]} is {bound[1].removeprefix(":") or "no number"}; it {_BOUNDS[bound[2].strip()]}'
-=======
->>>>>>> models:search/pinas_search/configuration.py
         raise ValueError(f'wrong value: {message}') from error
 
 
@@ -190,4 +183,6 @@ def _plain(value: Any) -> Any:
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value)
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -16,20 +16,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-<<<<<<< HEAD:search/pinas_search/records/rundir.py
 from pinas_models.common.files import atomic_path, write_json, write_text
 from pinas_models.common.text import first_line
 
 __all__ = ['StageDir', 'done_record', 'load_tensors', 'save_tensors']
-=======
-from pinas_models.common.files import atomic_path, write_json
-from pinas_models.common.text import first_line
 
-__all__ = ['STAGES', 'StageDir', 'done_record', 'load_tensors', 'save_tensors']
-
-STAGES = ('learn', 'linear', 'search', 'retrain')
-
->>>>>>> models:search/pinas_search/rundir.py
 
 def save_tensors(module: nn.Module, path: Path) -> None:
     """Write a module's state dict as safetensors, atomically."""

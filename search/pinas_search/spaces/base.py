@@ -175,9 +175,7 @@ class Space(ABC):
 
     def sample(self, generator: torch.Generator) -> ChoicePath:
         """Draw a path uniformly."""
-        return tuple(
-            choices[int(torch.randint(len(choices), (), generator=generator))] for choices in self.allowed
-        )
+        return tuple(choices[int(torch.randint(len(choices), (), generator=generator))] for choices in self.allowed)
 
     def validate(self, path: Sequence[int]) -> ChoicePath:
         """Return ``path`` as a tuple of ints.

@@ -10,16 +10,9 @@ from torch import nn
 
 from pinas_models.common.files import atomic_path
 
-<<<<<<< HEAD
 from ..randomness import seeded_scope
 from ..records import save_tensors
 from .loop import Feed, Recipe, TrainLoop, TrainStep
-=======
-from ..data import Batch
-from ..randomness import generator, seeded_scope
-from ..rundir import save_tensors
-from ..training import TrainLoop, training_batches
->>>>>>> models
 from .run import Run
 
 __all__ = ['linear']
@@ -64,9 +57,7 @@ def linear(run: Run) -> None:
         step.update()
         return {'loss': loss.detach(), 'accuracy': (logits.argmax(1) == batch.labels).float().mean()}
 
-    recipe = Recipe(
-        'linear', 'linear', config.batch_size, config.epochs, config.checkpoint_seconds, config.max_steps
-    )
+    recipe = Recipe('linear', 'linear', config.batch_size, config.epochs, config.checkpoint_seconds, config.max_steps)
     feeds = {'train': Feed(run.splits.train, config.views)}
     loop = TrainLoop(run, stage, recipe, feeds, classifier, {'weights': optimizer})
     seconds = loop.train(step)

@@ -220,7 +220,7 @@ class TrainLoop:
             Seconds of the whole training, earlier sessions included.
 
         Raises:
-            FloatingPointError: If the loss is not finite.
+            ValueError: If the loss is not finite.
             Interrupted: If a signal asks to stop; the state is saved before.
         """
         start, seconds_before, sums = self._resume()
@@ -235,7 +235,7 @@ class TrainLoop:
                     count = (done - 1) % log_every + 1
                     means = {key: float(value) / count for key, value in sums.items()}
                     if not all(map(_is_finite, means.values())):
-                        raise FloatingPointError(
+                        raise ValueError(
                             f'{self.recipe.title}: the loss is not finite at step {done}; the last checkpoint is kept '
                             f'in {self.stage.path}. Lower the learning rate and start in a new run directory'
                         )

@@ -67,13 +67,13 @@ def _card(run: Run, path: ChoicePath, result: Mapping[str, Any]) -> str:
     command = ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])
     is_timm = run.space.model_args(path) is not None
     usage = (
-        '''import timm, pinas_models  # the import registers the architecture
-model = timm.create_model('local-dir:PATH_TO_THIS_FOLDER', pretrained=True)'''
+        """import timm, pinas_models  # the import registers the architecture
+model = timm.create_model('local-dir:PATH_TO_THIS_FOLDER', pretrained=True)"""
         if is_timm
-        else '''from safetensors.torch import load_file
+        else """from safetensors.torch import load_file
 # SPACE is the space named above, PATH the digits in the title
 model = SPACE.build(SPACE.decode(PATH), num_classes=len(LABELS))
-model.load_state_dict(load_file('model.safetensors'))'''
+model.load_state_dict(load_file('model.safetensors'))"""
     )
     return f"""---
 tags: [image-classification, {'timm, ' if is_timm else ''}neural-architecture-search]

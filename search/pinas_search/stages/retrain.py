@@ -15,25 +15,15 @@ from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
-<<<<<<< HEAD
-=======
-from pinas_models import PinasNet
->>>>>>> models
 from pinas_models.common.files import write_json
 
 from ..data import sequential_batches
 from ..randomness import generator, seeded_scope
-<<<<<<< HEAD
 from ..records import Candidate, StageDir, Trials
 from ..scoring import Judgement, judge
 from ..spaces import ChoicePath
 from .loop import Feed, Recipe, Stateful, TrainLoop, TrainStep
 from .model import save_network
-=======
-from ..rundir import StageDir
-from ..spaces import Limits, Path
-from ..training import Stateful, TrainLoop, training_batches
->>>>>>> models
 from .run import Run
 
 __all__ = ['retrain']
@@ -114,9 +104,7 @@ def _random_paths(run: Run, taken: set[ChoicePath]) -> list[ChoicePath]:
     return paths
 
 
-def _scores(
-    run: Run, paths: list[ChoicePath], candidates: list[Candidate], stage: StageDir
-) -> dict[ChoicePath, float]:
+def _scores(run: Run, paths: list[ChoicePath], candidates: list[Candidate], stage: StageDir) -> dict[ChoicePath, float]:
     """Scores of paths; those that the search has not scored are scored now, and kept in ``scores.json``."""
     file = stage.path / 'scores.json'
     known = {candidate.path: candidate.score for candidate in candidates}

@@ -9,13 +9,8 @@ from pinas_models.common.files import write_json
 from pinas_models.common.progress import Progress
 
 from ..randomness import derive_seed
-<<<<<<< HEAD
 from ..records import Trials
 from ..strategies import Proposer, SpaceExhaustedError
-=======
-from ..spaces import Limits
-from ..strategies import LaNASOptions, create_strategy
->>>>>>> models
 from .run import Run
 
 __all__ = ['search']

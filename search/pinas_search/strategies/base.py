@@ -28,7 +28,7 @@ class Observation(NamedTuple):
 
     path: ChoicePath
     value: float
-    notes: Mapping[str, Any] = {}  # noqa: RUF012 - a tuple's default, never changed
+    notes: Mapping[str, Any] = {}
 
 
 @dataclass(frozen=True)

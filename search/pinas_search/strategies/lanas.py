@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
 from ..spaces import ChoicePath, Limits, Space
 from .base import Observation, Proposal, Seen, Strategy
@@ -49,7 +49,7 @@ class Options:
         selects: Samples between one tree and the next; 8 in the Π-NAS authors' code.
         min_leaf: Fewest samples of a node. The first split therefore needs twice as many.
         batches: Batches of 4096 random paths that are searched for one in the leaf before its best path is mutated.
-        classifier: Makes the unfitted classifier of a node; it sees paths one-hot encoded.
+        classifier: Class of the classifier of a node, by its full name; it sees paths one-hot encoded.
 
     Raises:
         ValueError: If a number is too small.
@@ -60,12 +60,16 @@ class Options:
     selects: int = 8
     min_leaf: int = 20
     batches: int = 8
-    classifier: Callable[[], Classifier] = LogisticRegression
+    classifier: str = 'sklearn.linear_model.LogisticRegression'
 
     def __post_init__(self) -> None:
         for name, least in (('cp', 0), ('initial', 1), ('selects', 1), ('min_leaf', 1), ('batches', 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f'{name} of LaNAS is {getattr(self, name)}, must be at least {least}')
+        try:
+            pkgutil.resolve_name(self.classifier)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f'classifier of LaNAS is {self.classifier!r}, which cannot be imported') from error
 
 
 def ucb(mean: float, visits: int, parent_visits: int, cp: float) -> float:
@@ -112,7 +116,7 @@ class Node:
             good = self.scores > self.scores.min()
         if not good.any():
             return None
-        classifier = self.options.classifier()
+        classifier: Classifier = pkgutil.resolve_name(self.options.classifier)()
         classifier.fit(self.features, good)
         # Children hold what the classifier says, not what the scores say: new paths can only be sent by the classifier.
         good = classifier.predict(self.features).astype(bool)

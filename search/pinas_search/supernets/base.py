@@ -17,7 +17,7 @@ class Supernet(nn.Module, ABC):
     """All networks of a space in one. Methods train it, scorers judge its paths, ``extract`` takes one out.
 
     A new supernet is one module with a subclass, a dataclass ``Options`` and a function
-    ``create(options, space) -> Supernet``; ``learn.supernet`` names the module.
+    ``create(space, options) -> Supernet``; ``learn.supernet`` names the module.
 
     Attributes:
         space: The space.

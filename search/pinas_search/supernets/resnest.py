@@ -125,7 +125,7 @@ class ResNeStSupernet(ChainSupernet):
         return {f'{prefix}.{name}': t for prefix, module in modules.items() for name, t in module.state_dict().items()}
 
 
-def create(options: Options, space: Space) -> ResNeStSupernet:
+def create(space: Space, options: Options) -> ResNeStSupernet:
     """Build the supernet of a ResNeSt space.
 
     Raises:
