@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -69,7 +69,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     parser.add_argument('--config', action='config')
     parser.add_class_arguments(Config, None)
     values = _parse(parser, arguments)
-    return Config(**{field.name: values[field.name] for field in fields(Config)})
+    return _unbound(Config(**{field.name: values[field.name] for field in fields(Config)}))
 
 
 def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
@@ -92,7 +92,7 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     values = _parse(parser, {where: dict(options)})
     for part in where.split('.'):
         values = values[part]
-    return values
+    return _unbound(values)
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -178,11 +178,21 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists and bounded numbers as numbers, for YAML."""
+    """Tuples as lists, for YAML."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _unbound(value: Any) -> Any:
+    """Numbers of jsonargparse's types with bounds as ordinary ones: YAML and checkpoints know no others."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _unbound(getattr(value, field.name)) for field in fields(value)})
+    if isinstance(value, Mapping):
+        return {key: _unbound(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value)
-    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        return type(value)(_unbound(item) for item in value)
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value
