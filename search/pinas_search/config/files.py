@@ -136,8 +136,9 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
 
 def _parse(parser: ArgumentParser, arguments: list[str] | dict[str, Any]) -> Any:
     try:
-        parse = parser.parse_object if isinstance(arguments, dict) else parser.parse_args
-        return parser.instantiate(parse(arguments))
+        if isinstance(arguments, dict):
+            return parser.instantiate(parser.parse_object(arguments))
+        return parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
         message = one_line(str(error).replace('Parser key ', ''))
         key = re.search(r'"([\w.]+)"', message)

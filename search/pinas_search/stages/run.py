@@ -103,7 +103,7 @@ class Run:
         """
         _ = self.device, self.splits
         for kind in ('space', 'supernet', 'method', 'strategy', 'scorer'):
-            self._plugin(kind)  # type: ignore[arg-type]
+            self._plugin(kind)
         self.strategy()
 
     def stage(self, name: str) -> StageDir:
