@@ -51,12 +51,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     arguments = []
     for source in sources:
         path = find_file(source, builtin_configs())
-        try:
-            content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f'{path} is not valid YAML: {one_line(error)}') from error
-        if not isinstance(content, dict):
-            raise ValueError(f'{path} must hold keys and values, not a {type(content).__name__}')
+        content = _read_yaml(path)
         _check_keys(_flatten(content), str(path))
         arguments.append(f'--config={path}')
     for override in overrides:
@@ -70,6 +65,21 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     parser.add_class_arguments(Config, None)
     values = _parse(parser, arguments)
     return _unbound(Config(**{field.name: values[field.name] for field in fields(Config)}))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; an empty file is an empty one.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f'{path} is not valid YAML: {one_line(error)}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} must hold keys and values, not a {type(content).__name__}')
+    return content
 
 
 def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
@@ -115,7 +125,7 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     """
     path = run_dir / 'config.yaml'
     if path.exists():
-        before = _flatten(yaml.safe_load(path.read_text(encoding='utf-8')))
+        before = _flatten(_read_yaml(path))
         now = _flatten(_plain(asdict(config)))
         waiting = tuple(f'{stage}.' for stage in STAGES if not (run_dir / stage).exists())
         differences = [
