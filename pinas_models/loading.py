@@ -14,6 +14,7 @@ from torch import nn
 
 from .checkpoints import convert_checkpoint, load_checkpoint
 from .checkpoints.convert import unwrap
+from .choices import VARIANTS
 from .common.hub import explain_weights
 from .common.text import nearest, one_line
 from .pinas import PinasNet
@@ -31,7 +32,6 @@ _LIBRARY_ERRORS = (
     UnicodeDecodeError,
     json.JSONDecodeError,
 )
-_MANY_PATHS = ('pinas_subnet', 'pinas_mini')  # names that stand for any path of a space
 _LONGEST = 400  # characters of a library's message
 
 
@@ -144,7 +144,8 @@ def _open_with_checkpoint(source: str, checkpoint: Path, args: Mapping[str, Any]
         tensors, _ = unwrap(content)
         if skeleton is None or isinstance(skeleton, PinasNet):
             path = args.get('choices')
-            if path is None and skeleton is not None and source.partition('.')[0] not in _MANY_PATHS:
+            variant = VARIANTS.get(source.partition('.')[0])
+            if path is None and skeleton is not None and not (variant and variant.any_path):
                 path = skeleton.choices
             layers = None if skeleton is None else [len(skeleton.get_submodule(f'layer{s}')) for s in range(1, 5)]
             conversion = convert_checkpoint(tensors, path, layers=layers)

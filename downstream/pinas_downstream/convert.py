@@ -19,7 +19,7 @@ import torch
 from pinas_models.checkpoints import convert_checkpoint, to_detectron2
 from pinas_models.checkpoints.convert import unwrap
 from pinas_models.checkpoints.families import FAMILIES, Family, detectron2_name, recognise
-from pinas_models.choices import Path
+from pinas_models.choices import Choices
 
 __all__ = ['ModelConversion', 'convert_model', 'convert_state_dict', 'reverse_backbone', 'to_detectron2_backbone']
 
@@ -43,7 +43,7 @@ class ModelConversion:
 
     state_dict: dict[str, torch.Tensor]
     family: str
-    choices: Path
+    choices: Choices
     num_classes: int
     mapped: list[tuple[str, str]]
     left_out: list[str]

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ..choices import BLOCK_CHOICES, Path, parse_choices
+from ..choices import BLOCK_CHOICES, Choices, parse_choices
 from .architecture import Architecture, Shape, block_of, candidate_shapes, infer_architecture
 from .families import Family, recognise
 
@@ -39,7 +39,7 @@ class Conversion:
 
     state_dict: dict[str, torch.Tensor]
     family: str
-    choices: Path
+    choices: Choices
     layers: tuple[int, ...]
     left_out: list[str]
 
@@ -186,7 +186,7 @@ class _Slot:
 
 
 def _slots(
-    family: Family, architecture: Architecture, path: Path, teacher: bool, classifier: dict[str, Shape]
+    family: Family, architecture: Architecture, path: Choices, teacher: bool, classifier: dict[str, Shape]
 ) -> Iterator[_Slot]:
     """Everything that a checkpoint of the family holds of networks; the taken ones in the order of our state dict."""
     candidates = candidate_shapes(architecture)
@@ -219,7 +219,7 @@ def _classifier_shapes(architecture: Architecture, shapes: Mapping[str, Shape]) 
     return {'fc.weight': (num_classes, 4 * architecture.channels[-1]), 'fc.bias': (num_classes,)}
 
 
-def _requested_path(architecture: Architecture, choices: str | Sequence[int] | None) -> Path:
+def _requested_path(architecture: Architecture, choices: str | Sequence[int] | None) -> Choices:
     positions = len(architecture.block_names)
     if choices is None:
         raise ValueError(
@@ -231,7 +231,7 @@ def _requested_path(architecture: Architecture, choices: str | Sequence[int] | N
 
 def _path_of_weights(
     architecture: Architecture, shapes: Mapping[str, Shape], choices: str | Sequence[int] | None
-) -> Path:
+) -> Choices:
     """The path of a stand-alone network: the 3x3 convolutions of the four candidates differ in shape."""
     candidates = candidate_shapes(architecture)
     requested = None if choices is None else parse_choices(choices, len(architecture.block_names))

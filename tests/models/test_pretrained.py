@@ -499,7 +499,7 @@ def test_open_another_model_of_timm_with_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'kwargs', 'error', 'match'),
     [
-        ('pinas_clss', {}, ValueError, "no model 'pinas_clss'; did you mean pinas_cls"),
+        ('pinas_clss', {}, ValueError, "no model 'pinas_clss', did you mean pinas_cls"),
         ('zzzzqqqq', {}, ValueError, "no model 'zzzzqqqq' .pinas-models list"),
         ('', {}, ValueError, "no model ''"),
         ('pinas_cls.nope', {}, ValueError, "pinas_cls has no tag 'nope'; it has in1k"),

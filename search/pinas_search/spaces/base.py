@@ -11,7 +11,8 @@ from functools import cached_property
 import numpy as np
 import torch
 
-from pinas_models.choices import Path, parse_choices
+from pinas_models.choices import Choices as Path
+from pinas_models.choices import parse_choices
 
 __all__ = ['Cost', 'CostTable', 'Limits', 'Path', 'Space']
 
