@@ -7,30 +7,53 @@ import importlib
 import os
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol, cast
 
 from .text import one_line
 
-__all__ = ['run_command']
+__all__ = ['Command', 'command_modules', 'run_command']
+
+
+class Command(Protocol):
+    """A subcommand, usually a module.
+
+    Attributes:
+        HELP: What it does, in a phrase.
+        EXAMPLES: Lines that show it.
+    """
+
+    HELP: str
+    EXAMPLES: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare its arguments. A positional ``overrides`` may stand between options."""
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run it; returns the exit code."""
 
 
 def run_command(
-    prog: str, description: str, package: str, names: Sequence[str], arguments: Sequence[str] | None = None
+    prog: str, description: str, commands: Mapping[str, Command], arguments: Sequence[str] | None = None
 ) -> int:
     """Parse a command line and run the subcommand that it names.
 
     Args:
         prog: Name of the command.
         description: What it is for, a sentence.
-        package: Package of the subcommands. Each is a module with ``HELP``, ``EXAMPLES``, ``add_arguments(parser)``
-            and ``run(args)``, which returns the exit code.
-        names: The subcommands in the order of the help.
+        commands: The subcommands by name, in the order of the help.
         arguments: None for those of the process.
 
     Returns:
         The exit code: 0, 1 for a check that failed, 2 for a user's mistake, 130 when interrupted.
     """
-    args = _parser(prog, description, package, names).parse_args(arguments)
+    parser = _parser(prog, description, commands)
+    args, rest = parser.parse_known_args(arguments)
+    # argparse takes positional arguments up to the next option only.
+    if rest and (not hasattr(args, 'overrides') or any(argument.startswith('-') for argument in rest)):
+        parser.error(f'unrecognized arguments: {" ".join(rest)}')
+    if rest:
+        args.overrides += rest
     if not args.debug:
         warnings.showwarning = lambda message, *_, **__: print(f'warning: {message}', file=sys.stderr)
     try:
@@ -48,23 +71,27 @@ def run_command(
         return 130
 
 
-def _parser(prog: str, description: str, package: str, names: Sequence[str]) -> argparse.ArgumentParser:
+def command_modules(package: str, names: Sequence[str]) -> dict[str, Command]:
+    """Subcommands that are modules of a package, by name."""
+    return {name: cast(Command, importlib.import_module(f'{package}.{name}')) for name in names}
+
+
+def _parser(prog: str, description: str, commands: Mapping[str, Command]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description=description,
         epilog=f'{prog} COMMAND --help shows the options and examples of a command.',
     )
-    commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
-    for name in names:
-        module = importlib.import_module(f'{package}.{name}')
-        command = commands.add_parser(
+    subparsers = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    for name, command in commands.items():
+        subparser = subparsers.add_parser(
             name,
-            help=module.HELP,
-            description=module.HELP[0].upper() + module.HELP[1:] + '.',
-            epilog=module.EXAMPLES,
+            help=command.HELP,
+            description=command.HELP[0].upper() + command.HELP[1:] + '.',
+            epilog=command.EXAMPLES,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        command.add_argument('--debug', action='store_true', help='show the traceback of an error')
-        module.add_arguments(command)
-        command.set_defaults(run=module.run)
+        subparser.add_argument('--debug', action='store_true', help='show the traceback of an error')
+        command.add_arguments(subparser)
+        subparser.set_defaults(run=command.run)
     return parser

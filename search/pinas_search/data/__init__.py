@@ -1,5 +1,6 @@
 """Images of a run: data sets, splits and batches of crops."""
 
+from .augment import normalize, photometric
 from .batches import Batch, epoch_batches, sequential_batches
 from .sources import ImageSource, InMemoryImages, StreamedImages
 from .splits import Splits, load_splits
@@ -12,5 +13,7 @@ __all__ = [
     'StreamedImages',
     'epoch_batches',
     'load_splits',
+    'normalize',
+    'photometric',
     'sequential_batches',
 ]

@@ -12,9 +12,9 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ..augment import boxes_from_draws, crop_boxes, crop_draws, crop_resize
 from ..config import ViewConfig
 from ..randomness import generator
+from .augment import boxes_from_draws, crop_boxes, crop_draws, crop_resize
 from .batches import Batch
 from .images import ImageFiles, fit
 

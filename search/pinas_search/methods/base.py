@@ -1,64 +1,112 @@
-"""What a method is: it samples paths, makes a training step, and says how a path is scored."""
+"""What a method is: it makes training steps on a supernet, and says what to keep and how paths are scored."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
 
+import timm.optim
 import torch
 from torch import nn
 
-from ..config import ViewConfig
-from ..spaces import Path
-from ..supernets import ResNeStSupernet
+from ..config import LearnConfig, ViewConfig
+from ..data import Batch
+from ..scoring import Scorer, Tools
+from ..spaces import ChoicePath
+from ..supernets import Supernet
 
-__all__ = ['Method']
+__all__ = ['Method', 'PathMethod', 'Step', 'Stream', 'decay_no_norms', 'sgd']
+
+
+@dataclass(frozen=True)
+class Stream:
+    """A part of the training images that a method draws batches from.
+
+    Attributes:
+        views: Random views of the images, where ``learn.views`` does not say others.
+        num_views: Random views V of each image.
+        share: Part of the training images, 0..1. The streams of a method are disjoint, shares add up to at most 1.
+    """
+
+    views: ViewConfig
+    num_views: int = 1
+    share: float = 1.0
+
+
+class Step(Protocol):
+    """The stage's side of a training step. Everything random in it is a function of the seed and the number.
+
+    Attributes:
+        number: Steps before this one.
+        total: Steps of the whole training.
+        epoch: Passes over the first stream before this step.
+    """
+
+    number: int
+    total: int
+    epoch: int
+
+    def generator(self, purpose: str) -> torch.Generator:
+        """Random numbers for one purpose of this step."""
+
+    def batch(self, stream: str = 'train') -> Batch:
+        """The next batch of a stream: normalised images [V, N, 3, H, W], labels [N]."""
+
+    def autocast(self) -> torch.autocast:
+        """Context of the forward passes, in the configured precision."""
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Add the gradients of a loss. Several per step accumulate."""
+
+    def update(self, optimizer: str = 'weights') -> None:
+        """Step an optimizer, then drop all gradients: what had none gets neither momentum nor weight decay."""
 
 
 class Method(nn.Module, ABC):
     """A way to train a supernet. The stages use these verbs only and do not know which method runs.
 
-    A new method is one new module with a subclass, a dataclass ``Options`` and a function
-    ``create(supernet, options, num_classes) -> Method``; ``learn.method`` names the module.
-
-    Attributes:
-        num_views: Random views of each image that a training step takes.
-        decay_all: Weight decay applies to norms and biases as well.
+    A new method is one module with a subclass, a dataclass ``Options`` and a function
+    ``create(supernet, options, num_classes) -> Method``; ``learn.method`` names the module. What it must resume after
+    a kill is in its state dict and in its optimizers.
     """
-
-    num_views: int
-    decay_all: bool = True
 
     @property
     @abstractmethod
-    def supernet(self) -> ResNeStSupernet:
+    def supernet(self) -> Supernet:
         """The network whose paths are ranked after the training."""
 
+    @property
     @abstractmethod
-    def default_views(self) -> ViewConfig:
-        """The random views that the method's authors used."""
+    def streams(self) -> Mapping[str, Stream]:
+        """The streams of batches; passes over the first one are the epochs."""
 
     @abstractmethod
-    def sample_paths(self, generator: torch.Generator) -> tuple[Path, ...]:
-        """Draw the paths of one training step."""
+    def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
+        """Optimizers by name. The learning rate of ``weights`` follows the configured schedule, others are its own."""
 
     @abstractmethod
-    def training_step(
-        self, views: torch.Tensor, paths: tuple[Path, ...], labels: torch.Tensor | None = None
-    ) -> torch.Tensor:
-        """Make one iteration up to the loss; the caller runs backward and the optimizer.
+    def step(self, step: Step) -> dict[str, torch.Tensor]:
+        """Make one training step.
 
         Args:
-            views: Normalised images [num_views, N, 3, H, W].
-            paths: What ``sample_paths`` returned.
-            labels: Classes [N], int64, for methods that learn from labels.
+            step: Gives batches and random numbers, takes losses.
 
         Returns:
-            The loss, a scalar.
+            Scalars for the metrics, ``loss`` among them.
         """
 
-    def scoring_head(self) -> nn.Linear | None:
-        """The classifier that scores paths, if the method trained one; None asks for the linear stage."""
-        return None
+    def artifacts(self) -> dict[str, nn.Module]:
+        """What the learning stage leaves: ``supernet``; a ``classifier`` if one was trained; architecture parameters.
+
+        Without a classifier the linear stage trains one.
+        """
+        return {'supernet': self.supernet}
+
+    def scorers(self, tools: Tools) -> dict[str, Scorer]:
+        """Scores of the method's own, by name; the accuracy of a path inside the supernet needs none."""
+        return {}
 
     def check_batch_size(self, batch_size: int) -> None:
         """Refuse a batch size that the method cannot work with, before any work is done.
@@ -66,3 +114,50 @@ class Method(nn.Module, ABC):
         Raises:
             ValueError: If it does not fit.
         """
+
+
+class PathMethod(Method):
+    """A method that samples paths and has one loss per step."""
+
+    def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
+        """SGD on everything that is trained."""
+        return {'weights': sgd([{'params': [p for p in self.parameters() if p.requires_grad]}], config)}
+
+    @abstractmethod
+    def sample_paths(self, generator: torch.Generator) -> tuple[ChoicePath, ...]:
+        """Draw the paths of one training step."""
+
+    @abstractmethod
+    def training_step(
+        self, views: torch.Tensor, paths: tuple[ChoicePath, ...], labels: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Make one iteration up to the loss.
+
+        Args:
+            views: Normalised images [V, N, 3, H, W].
+            paths: What ``sample_paths`` returned.
+            labels: Classes [N], int64, for methods that learn from labels.
+
+        Returns:
+            The loss, a scalar.
+        """
+
+    def step(self, step: Step) -> dict[str, torch.Tensor]:
+        """Draw paths, run the iteration, update."""
+        batch = step.batch()
+        paths = self.sample_paths(step.generator('paths'))
+        with step.autocast():
+            loss = self.training_step(batch.images, paths, batch.labels)
+        step.backward(loss)
+        step.update()
+        return {'loss': loss.detach()}
+
+
+def sgd(groups: Iterable[dict], config: LearnConfig) -> torch.optim.SGD:
+    """SGD as ``learn`` configures it, without Nesterov's momentum."""
+    return torch.optim.SGD(list(groups), config.lr, config.momentum, weight_decay=config.weight_decay)
+
+
+def decay_no_norms(model: nn.Module, config: LearnConfig) -> list[dict]:
+    """Parameter groups in which BN and biases have no weight decay."""
+    return timm.optim.param_groups_weight_decay(model, config.weight_decay)

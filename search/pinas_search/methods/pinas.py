@@ -11,56 +11,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ..config import ViewConfig
-from ..spaces import Path
-from ..supernets import ResNeStSupernet
-from .base import Method
+from ..plugins import options_of
+from ..spaces import ChoicePath
+from ..supernets import Supernet
+from .base import PathMethod, Stream
 
 __all__ = ['Neck', 'Options', 'SupernetPi', 'create']
 
 
-@dataclass(frozen=True)
-class Options:
-    """Switches of Π-NAS; the defaults are the authors' code.
-
-    Attributes:
-        queue_size: Negatives in the queue; a multiple of the batch size.
-        feature_dim: Dimensions of the embedding.
-        momentum: Decay λ of the teacher (paper Eq. 2).
-        temperature: Divides the similarities; 1 with ``Eq. 4`` of the paper read literally.
-        cross_path: Compare the student with the teacher on the other path; off: on the same path (Table 7, CP).
-        mean_teacher: Off: the teacher's weights are the student's (Table 7, MT; "S-Π model").
-        negatives: Off: no queue, the mean squared difference of the embeddings is the loss, which collapses (Table
-            7, N).
-        path_pairs: ``disjoint`` draws two different choices at each position (code), ``independent`` two paths (paper).
-        ema: ``per_path`` updates the teacher on each path, shared parts therefore twice (code); ``shared_once`` updates
-            shared parts once; ``all_once`` updates every weight once per step (paper Eq. 2).
-        copy_bn_buffers: Copy BN statistics to the teacher as well; off: it has its own from its own forward passes.
-        renormalize_keys: Normalise the mean of two keys again before it enters the queue (paper: teacher outputs).
-    """
-
-    queue_size: int = 49152
-    feature_dim: int = 128
-    momentum: float = 0.999
-    temperature: float = 0.2
-    cross_path: bool = True
-    mean_teacher: bool = True
-    negatives: bool = True
-    path_pairs: Literal['disjoint', 'independent'] = 'disjoint'
-    ema: Literal['per_path', 'shared_once', 'all_once'] = 'per_path'
-    copy_bn_buffers: bool = False
-    renormalize_keys: bool = False
-
-
 class Neck(nn.Module):
-    """Global average pool and a two-layer perceptron: [N, C, H, W] -> [N, D] (OpenSelfSup's ``NonLinearNeckV1``)."""
+    """Two-layer perceptron on pooled features: [N, F] -> [N, D] (OpenSelfSup's ``NonLinearNeckV1``)."""
 
     def __init__(self, num_features: int, feature_dim: int) -> None:
         super().__init__()
@@ -74,11 +41,11 @@ class Neck(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Map a feature map [N, C, H, W] to embeddings [N, D]."""
-        return self.mlp(x.mean((2, 3)))
+        """Map features [N, F] to embeddings [N, D]."""
+        return self.mlp(x)
 
 
-class SupernetPi(Method):
+class SupernetPi(PathMethod):
     """Student, teacher and queue. Trainable parameters are the student's and its neck's.
 
     State-dict names are the authors': ``encoder_q.0`` (student supernet), ``encoder_q.1`` (neck), ``encoder_k``
@@ -91,7 +58,7 @@ class SupernetPi(Method):
 
     def __init__(
         self,
-        supernet: ResNeStSupernet,
+        supernet: Supernet,
         queue_size: int = 49152,
         momentum: float = 0.999,
         temperature: float = 0.2,
@@ -105,21 +72,24 @@ class SupernetPi(Method):
         copy_bn_buffers: bool = False,
         renormalize_keys: bool = False,
     ) -> None:
-        """Wrap a supernet; see ``Options`` for the switches.
+        """Wrap a supernet; the defaults are the authors' code.
 
         Args:
             supernet: The student; it is trained in place.
-            queue_size: Negatives in the queue.
-            momentum: Decay λ of the teacher.
-            temperature: Divides the similarities.
+            queue_size: Negatives in the queue; a multiple of the batch size.
+            momentum: Decay λ of the teacher (paper Eq. 2).
+            temperature: Divides the similarities; 1 with Eq. 4 of the paper read literally.
             feature_dim: Dimensions of the embedding.
-            cross_path: Compare across the two paths.
-            mean_teacher: Average the student's weights into the teacher.
-            negatives: Use the queue.
-            path_pairs: How the two paths are drawn.
-            ema: Which weights of the teacher are updated when.
-            copy_bn_buffers: Copy BN statistics to the teacher.
-            renormalize_keys: Normalise what enters the queue.
+            cross_path: Compare the student with the teacher on the other path; off: on the same path (Table 7, CP).
+            mean_teacher: Off: the teacher's weights are the student's (Table 7, MT; "S-Π model").
+            negatives: Off: no queue, the mean squared difference of the embeddings is the loss, which collapses (Table
+                7, N).
+            path_pairs: ``disjoint`` draws two different choices at each position (code), ``independent`` two paths
+                (paper).
+            ema: ``per_path`` updates the teacher on each path, shared parts therefore twice (code); ``shared_once``
+                updates shared parts once; ``all_once`` updates every weight once per step (paper Eq. 2).
+            copy_bn_buffers: Copy BN statistics to the teacher as well; off: it has its own from its own forward passes.
+            renormalize_keys: Normalise the mean of two keys again before it enters the queue (paper: teacher outputs).
         """
         super().__init__()
         self.temperature = temperature
@@ -136,15 +106,16 @@ class SupernetPi(Method):
         self.register_buffer('queue_ptr', torch.zeros(1, dtype=torch.long))
 
     @property
-    def supernet(self) -> ResNeStSupernet:
+    def supernet(self) -> Supernet:
         """The student's supernet."""
         return self.encoder_q[0]  # type: ignore[return-value]
 
-    def default_views(self) -> ViewConfig:
-        """The authors' four views: crop, colour jitter, grayscale, blur, flip."""
-        return ViewConfig()
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """The authors' four views of each image: crop, colour jitter, grayscale, blur, flip."""
+        return {'train': Stream(ViewConfig(), self.num_views)}
 
-    def sample_paths(self, generator: torch.Generator) -> tuple[Path, Path]:
+    def sample_paths(self, generator: torch.Generator) -> tuple[ChoicePath, ChoicePath]:
         """Draw two paths; with ``disjoint`` they have no candidate in common."""
         space = self.supernet.space
         if self.path_pairs == 'independent':
@@ -168,7 +139,7 @@ class SupernetPi(Method):
             )
 
     def training_step(
-        self, views: torch.Tensor, paths: tuple[Path, ...], labels: torch.Tensor | None = None
+        self, views: torch.Tensor, paths: tuple[ChoicePath, ...], labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """One iteration: both forward passes of student and teacher, teacher update, loss, enqueue (paper Eq. 1-4).
 
@@ -201,10 +172,10 @@ class SupernetPi(Method):
         self._enqueue((keys[0] + keys[1]) / 2)
         return loss
 
-    def _encode(self, encoder: nn.ModuleList, images: torch.Tensor, path: Path) -> torch.Tensor:
+    def _encode(self, encoder: nn.ModuleList, images: torch.Tensor, path: ChoicePath) -> torch.Tensor:
         """Embeddings [N, D] in float32 (or double), on the unit sphere unless there are no negatives."""
         supernet, neck = encoder
-        z = neck(supernet(images, path))
+        z = neck(supernet.features(supernet(images, path)))
         z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
         return F.normalize(z, dim=1) if self.negatives else z
 
@@ -220,7 +191,7 @@ class SupernetPi(Method):
         return 2 * losses.mean()
 
     @torch.no_grad()
-    def _update_teacher(self, path: Path, first: bool) -> None:
+    def _update_teacher(self, path: ChoicePath, first: bool) -> None:
         if self.ema == 'all_once':
             if first:
                 self._average([self.encoder_q], [self.encoder_k])
@@ -232,7 +203,7 @@ class SupernetPi(Method):
         self._average(student, teacher, done)
 
     @staticmethod
-    def _active_modules(encoder: nn.ModuleList, path: Path) -> list[nn.Module]:
+    def _active_modules(encoder: nn.ModuleList, path: ChoicePath) -> list[nn.Module]:
         supernet, neck = encoder
         return [*supernet.path_modules(path), neck]  # type: ignore[operator]
 
@@ -284,19 +255,10 @@ class SupernetPi(Method):
         self.load_state_dict(state)
 
 
-def create(supernet: ResNeStSupernet, options: Options, num_classes: int) -> SupernetPi:
+# Spelled once, as the arguments of the class.
+Options = options_of(SupernetPi)
+
+
+def create(supernet: Supernet, options: Any, num_classes: int) -> SupernetPi:
     """Build the method for the learning stage (``num_classes`` is not used: Π-NAS learns without labels)."""
-    return SupernetPi(
-        supernet,
-        options.queue_size,
-        options.momentum,
-        options.temperature,
-        feature_dim=options.feature_dim,
-        cross_path=options.cross_path,
-        mean_teacher=options.mean_teacher,
-        negatives=options.negatives,
-        path_pairs=options.path_pairs,
-        ema=options.ema,
-        copy_bn_buffers=options.copy_bn_buffers,
-        renormalize_keys=options.renormalize_keys,
-    )
+    return SupernetPi(supernet, **vars(options))

@@ -8,10 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..config import ViewConfig, plain_views
-from ..spaces import Path
-from ..supernets import ResNeStSupernet
-from .base import Method
+from ..config import LearnConfig, plain_views
+from ..spaces import ChoicePath
+from ..supernets import Supernet
+from .base import PathMethod, Stream, decay_no_norms, sgd
 
 __all__ = ['Options', 'Spos', 'create']
 
@@ -27,13 +27,10 @@ class Options:
     label_smoothing: float = 0.1
 
 
-class Spos(Method):
+class Spos(PathMethod):
     """A uniform path per step, cross entropy with labels. Blocks off the path get no gradient, momentum or decay."""
 
-    num_views = 1
-    decay_all = False  # the original decays neither BN nor biases
-
-    def __init__(self, supernet: ResNeStSupernet, num_classes: int, *, label_smoothing: float = 0.1) -> None:
+    def __init__(self, supernet: Supernet, num_classes: int, *, label_smoothing: float = 0.1) -> None:
         """Add a classifier to a supernet.
 
         Args:
@@ -47,20 +44,25 @@ class Spos(Method):
         self.label_smoothing = label_smoothing
 
     @property
-    def supernet(self) -> ResNeStSupernet:
+    def supernet(self) -> Supernet:
         """The supernet."""
         return self.network
 
-    def default_views(self) -> ViewConfig:
-        """Random crop and flip."""
-        return plain_views()
+    @property
+    def streams(self) -> dict[str, Stream]:
+        """Random crops and flips."""
+        return {'train': Stream(plain_views())}
 
-    def sample_paths(self, generator: torch.Generator) -> tuple[Path, ...]:
+    def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
+        """SGD; like the original it decays neither BN nor biases."""
+        return {'weights': sgd(decay_no_norms(self, config), config)}
+
+    def sample_paths(self, generator: torch.Generator) -> tuple[ChoicePath, ...]:
         """Draw one path uniformly."""
         return (self.network.space.sample(generator),)
 
     def training_step(
-        self, views: torch.Tensor, paths: tuple[Path, ...], labels: torch.Tensor | None = None
+        self, views: torch.Tensor, paths: tuple[ChoicePath, ...], labels: torch.Tensor | None = None
     ) -> torch.Tensor:
         """Cross entropy of one path.
 
@@ -77,14 +79,14 @@ class Spos(Method):
         """
         if labels is None:
             raise ValueError('SPOS learns from labels, pass them to training_step')
-        logits = self.fc(self.network(views[0], paths[0]).mean((2, 3)))
+        logits = self.fc(self.network.features(self.network(views[0], paths[0])))
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
 
-    def scoring_head(self) -> nn.Linear:
-        """The classifier that was trained with the supernet."""
-        return self.fc
+    def artifacts(self) -> dict[str, nn.Module]:
+        """The supernet and the classifier that was trained with it."""
+        return {'supernet': self.network, 'classifier': self.fc}
 
 
-def create(supernet: ResNeStSupernet, options: Options, num_classes: int) -> Spos:
+def create(supernet: Supernet, options: Options, num_classes: int) -> Spos:
     """Build the method for the learning stage."""
     return Spos(supernet, num_classes, label_smoothing=options.label_smoothing)

@@ -30,15 +30,15 @@ def write_report(run_dir: Path, space: Space) -> Path:
     import jinja2
     from markupsafe import Markup
 
-    from pinas_models.common.files import atomic_path
+    from pinas_models.common.files import write_text
 
-    from .blocks import block_meanings
     from .collect import collect
     from .figures import draw_pictures, duration, save_pictures, top_count
     from .summary import standard_error, summarize
+    from .winner import choice_meanings
 
     record = collect(run_dir, space)
-    summary = summarize(record, space)
+    summary, description = summarize(record, space), space.describe()
     pictures = save_pictures(draw_pictures(record, summary, space), run_dir / 'report' / 'figures')
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -50,13 +50,13 @@ def write_report(run_dir: Path, space: Space) -> Path:
         summary=summary,
         space=space,
         pictures={name: Markup(svg) for name, svg in pictures.items()},
-        blocks=block_meanings(space.decode(summary.path), space) if summary.path else [],
+        description=description,
+        blocks=choice_meanings(space.decode(summary.path), description) if summary.path else [],
         standard_error=standard_error,
         top_count=top_count(len(record.candidates)),
     )
     index = run_dir / 'report' / 'index.html'
-    with atomic_path(index) as temporary:
-        temporary.write_text(page, encoding='utf-8')
+    write_text(index, page)
     return index
 
 

@@ -10,8 +10,8 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 
-from ..candidate import Candidate
-from ..rundir import STAGES
+from .. import STAGES
+from ..records import Candidate
 from ..spaces import Space
 
 __all__ = ['Network', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
@@ -54,6 +54,9 @@ class RetrainResult:
         macs: Multiply-accumulates for one image.
         start: ``scratch`` or ``inherited`` weights.
         epochs: Passes over the training images.
+        score: Score in the supernet; None if nothing scored it.
+        correct: Which images were right, as ``pinas_search.scoring.pack`` writes it; empty if not recorded.
+        seed: Number of the training of this path.
     """
 
     path: str
@@ -64,6 +67,9 @@ class RetrainResult:
     macs: int
     start: str = ''
     epochs: int = 0
+    score: float | None = None
+    correct: str = ''
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -126,12 +132,12 @@ class RunRecord:
 
     @property
     def ranked(self) -> list[Candidate]:
-        """Candidates from the best to the worst; ties go to the cheaper network, as in the search."""
-        return sorted(self.candidates, key=lambda c: (-c.score, c.macs, c.number))
+        """Candidates from the best to the worst, as in the search."""
+        return sorted(self.candidates, key=lambda candidate: candidate.order)
 
     def stage(self, name: str) -> StageRecord:
         """Look up a stage."""
-        return self.stages[STAGES.index(name)]
+        return next(stage for stage in self.stages if stage.name == name)
 
     def recorded(self, key: str) -> list[str]:
         """Different values that the finished stages recorded under a key, in order."""
@@ -202,7 +208,7 @@ def collect(run_dir: Path, space: Space) -> RunRecord:
 
 
 def _stage_dirs(run_dir: Path) -> list[Path]:
-    return [run_dir / stage for stage in STAGES]
+    return [run_dir / stage for stage in STAGES if stage != 'report']
 
 
 def _has_begun(folder: Path) -> bool:
@@ -224,8 +230,10 @@ def _read_networks(folder: Path) -> list[Network]:
         for f in folder.iterdir()
         if f.is_dir()
     ]
-    # The winner before all others, random-2 before random-10.
-    return sorted(networks, key=lambda n: (n.name != 'winner', len(n.name), n.name))
+    # The winner first, then the other best candidates, then random paths; random-2 before random-10.
+    order = ('winner', 'top', 'random')
+    kind = {n.name: next((i for i, k in enumerate(order) if n.name.startswith(k)), len(order)) for n in networks}
+    return sorted(networks, key=lambda n: (kind[n.name], len(n.name), n.name))
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:

@@ -20,11 +20,11 @@ from matplotlib.ticker import MaxNLocator
 
 from pinas_models.common.files import atomic_path
 
-from ..candidate import Candidate
+from ..records import Candidate
 from ..spaces import Space
-from .blocks import choice_names, describe_winner, draw_winner, stages_of
 from .collect import Metrics, RunRecord
 from .summary import Summary
+from .winner import describe_winner, draw_winner
 
 __all__ = ['Picture', 'draw_pictures', 'duration', 'save_pictures', 'top_count']
 
@@ -127,15 +127,15 @@ def _to_inline(svg: str, name: str, alt: str) -> str:
 
 def _pictures(record: RunRecord, summary: Summary, space: Space) -> Iterator[tuple[str, Picture]]:
     if summary.path is not None:
-        path = space.decode(summary.path)
-        yield 'winner', Picture(draw_winner(path, space), describe_winner(path, space))
+        path, description = space.decode(summary.path), space.describe()
+        yield 'winner', Picture(draw_winner(path, description), describe_winner(path, description))
     if record.learn:
         yield 'learning', _draw_learning(record.learn)
     if record.linear:
         yield 'linear', _draw_linear(record.linear)
     if record.candidates:
         yield 'candidates', _draw_candidates(record.candidates)
-        yield 'scores', _draw_scores(record, summary.score_error)
+        yield 'scores', _draw_scores(record)
         yield 'costs', _draw_costs(record)
     if len(record.candidates) >= 20:  # fewer say nothing about a position
         yield 'choices', _draw_choices(record, space)
@@ -224,16 +224,13 @@ def _draw_candidates(candidates: tuple[Candidate, ...]) -> Picture:
     return Picture(figure, f'{len(scores)} candidates in order of evaluation; {reached}.')
 
 
-def _draw_scores(record: RunRecord, error: float | None) -> Picture:
+def _draw_scores(record: RunRecord) -> Picture:
     figure, grid = _figure(3.5)
     axes = grid[0, 0]
     scores = np.array([c.score for c in record.candidates])
     best = scores.max()
     axes.hist(scores, bins=min(30, max(5, len(scores) // 4)), color='#9dbfdd', edgecolor='#333333', linewidth=0.7)
     axes.axvline(best, color=_ORANGE, linewidth=2, label='best')
-    if error:
-        look = {'facecolor': 'none', 'edgecolor': _ORANGE, 'hatch': '///', 'alpha': 0.6}
-        axes.axvspan(best - error, best + error, label='± 1 standard error', **look)
     axes.set(ylabel='candidates', title='How the scores are distributed')
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylim(top=1.3 * axes.get_ylim()[1])  # room for the legend
@@ -261,7 +258,8 @@ def _draw_costs(record: RunRecord) -> Picture:
 
 
 def _draw_choices(record: RunRecord, space: Space) -> Picture:
-    top, names, stages = top_count(len(record.candidates)), choice_names(space), stages_of(space)
+    top, description = top_count(len(record.candidates)), space.describe()
+    names = [choice.name for choice in description.choices]
     paths = np.array([space.decode(c.path) for c in record.ranked])
     figure, grid = _figure(5.6, columns=2, sharey=True)
     everywhere, among_best = _shares(paths, space), _shares(paths[:top], space)
@@ -269,21 +267,33 @@ def _draw_choices(record: RunRecord, space: Space) -> Picture:
     for axes, share, title in zip(grid[0], (everywhere, among_best), titles, strict=True):
         axes.imshow(share, cmap='Greys', vmin=0, vmax=1, aspect='auto')
         axes.set(title=title, xticks=range(len(names)))
-        axes.set_xticklabels([name.replace('s', 's\n', 1) for name in names], fontsize=9)  # 2s1x64d in two lines
+        axes.set_xticklabels([_in_two_lines(name) for name in names], fontsize=9)
         axes.grid(visible=False)
         axes.tick_params(length=0)
         axes.spines[:].set_visible(True)
-        axes.hlines([stage.start - 0.5 for stage in stages[1:]], -0.5, len(names) - 0.5, color='black', linewidth=0.8)
+        axes.hlines(
+            [group.positions[0] - 0.5 for group in description.groups[1:]],
+            -0.5,
+            len(names) - 0.5,
+            color='black',
+            linewidth=0.8,
+        )
         for (position, choice), value in np.ndenumerate(share):
             if choice < space.num_choices[position]:
                 color = 'white' if value > 0.55 else 'black'
                 axes.text(choice, position, f'{100 * value:.0f}', ha='center', va='center', color=color, fontsize=9)
-    labels = [f'{s}.{b}' for s, stage in enumerate(stages, 1) for b in range(1, len(stage) + 1)]
-    grid[0, 0].set(yticks=range(len(labels)), yticklabels=labels, ylabel='stage.block')
-    figure.suptitle('How often each block is chosen (%)', x=0.01, ha='left', fontsize=10.5)
+    labels = description.positions
+    grid[0, 0].set(yticks=range(len(labels)), yticklabels=labels)
+    figure.suptitle('How often each operation is chosen (%)', x=0.01, ha='left', fontsize=10.5)
     row, column = np.unravel_index(np.argmax(among_best - everywhere), everywhere.shape)
     gain = f'the best ones differ most in choosing {names[column]} at {labels[row]}'
     return Picture(figure, f'Heat maps: share of each choice among all candidates and among the best {top}; {gain}.')
+
+
+def _in_two_lines(name: str) -> str:
+    """2s1x64d after its first letter, nor_conv_3x3 after its first words."""
+    head, separator, tail = name.rpartition('_') if '_' in name else name.partition('s')
+    return f'{head}{separator}\n{tail}' if tail else name
 
 
 def _shares(paths: np.ndarray, space: Space) -> np.ndarray:

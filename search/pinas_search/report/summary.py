@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
 from scipy.stats import kendalltau
 
+from ..records import Candidate
+from ..scoring import unpack
+from ..scoring.comparison import Paired, Place, compare, place_among
 from ..spaces import Cost, Space
 from .collect import Network, RetrainResult, RunRecord
 
-__all__ = ['Agreement', 'Comparison', 'Summary', 'chance_deviation', 'standard_error', 'summarize']
+__all__ = ['Agreement', 'Comparison', 'Summary', 'Tau', 'standard_error', 'summarize']
+
+_LEAST_NETWORKS = 5  # fewer say nothing about a ranking
+_SAMPLES = 2000
 
 
 def standard_error(accuracy: float, images: int) -> float:
     """Binomial standard error of an accuracy (0..1) that was measured on ``images`` images."""
     return math.sqrt(accuracy * (1 - accuracy) / images)
-
-
-def chance_deviation(n: int) -> float:
-    """Standard deviation of Kendall's tau between two unrelated rankings of ``n`` items without ties."""
-    return math.sqrt(2 * (2 * n + 5) / (9 * n * (n - 1)))
 
 
 @dataclass(frozen=True)
@@ -30,36 +33,49 @@ class Comparison:
 
     Attributes:
         random_mean: Mean accuracy of the random paths, 0..1.
-        difference: Winner minus that mean.
-        error: Standard error of the difference that comes from the number of images alone.
-        better_than: Random paths that the winner beats.
-        count: Random paths.
+        place: The place of the winner among itself and the random paths.
+        paired: Name of a random path -> winner against it on the same images; empty if the images are not recorded.
     """
 
     random_mean: float
-    difference: float
-    error: float
-    better_than: int
-    count: int
+    place: Place
+    paired: dict[str, Paired]
+
+
+@dataclass(frozen=True)
+class Tau:
+    """Kendall's tau-b.
+
+    Attributes:
+        value: The coefficient; 0 for a constant predictor.
+        low: Lower end of its 95 % interval, by bootstrap over the networks.
+        high: Upper end.
+        constant: Whether one of the two is constant.
+    """
+
+    value: float
+    low: float
+    high: float
+    constant: bool
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """Kendall's tau-b between what is known before the retraining and the accuracy after it; NaN if one is constant.
+    """What is known before the retraining against the accuracy after it.
 
     Attributes:
         n: Networks.
         score: Tau of the supernet score.
         params: Tau of the number of parameters, a predictor that needs no search.
         macs: Tau of the multiply-accumulates, another one.
-        deviation: Standard deviation of tau by chance.
+        chance: Share of the permutations of the scores that give a tau at least as large.
     """
 
     n: int
-    score: float
-    params: float
-    macs: float
-    deviation: float
+    score: Tau
+    params: Tau
+    macs: Tau
+    chance: float
 
 
 @dataclass(frozen=True)
@@ -71,10 +87,12 @@ class Summary:
         score: Its score, 0..1; None if the search has not scored it.
         score_error: Binomial standard error of the score; None if the number of images is unknown.
         cost: Cost of the winner.
+        against_best: Path of a candidate -> the best candidate against it on the same images.
+        tied: Candidates that these images do not tell from the best: p above .05 in the paired test.
         retrained: The winner trained as a network of its own.
         others: The other retrained networks that are finished.
-        comparison: The winner against the others.
-        agreement: Scores against accuracies; only with at least three networks that have both.
+        comparison: The winner against the random ones.
+        agreement: Scores against accuracies; only with at least five networks that have both.
         warnings: What a reader must know before believing a number.
     """
 
@@ -82,6 +100,8 @@ class Summary:
     score: float | None
     score_error: float | None
     cost: Cost | None
+    against_best: dict[str, Paired]
+    tied: int
     retrained: RetrainResult | None
     others: tuple[Network, ...]
     comparison: Comparison | None
@@ -101,17 +121,27 @@ def summarize(record: RunRecord, space: Space) -> Summary:
         retrained = None
     others = tuple(n for n in record.networks if n.name != 'winner' and n.result)
     images = search.held_out_images if search else 0
+    against_best = _against_best(record.ranked)
     return Summary(
         path=path,
         score=score,
         score_error=standard_error(score, images) if score is not None and images else None,
         cost=space.cost(space.decode(path)) if path else None,
+        against_best=against_best,
+        tied=sum(paired.p_value > 0.05 for paired in against_best.values()),
         retrained=retrained,
         others=others,
-        comparison=_compare(retrained, [n.result for n in others if n.result]),
+        comparison=_compare(retrained, results),
         agreement=_agreement(record, list(results.values())),
         warnings=tuple(warnings),
     )
+
+
+def _against_best(ranked: Sequence[Candidate]) -> dict[str, Paired]:
+    if not ranked or not ranked[0].correct:
+        return {}
+    best = unpack(ranked[0].correct)
+    return {c.path: compare(best, unpack(c.correct)) for c in ranked[1:] if c.correct}
 
 
 def _warnings(record: RunRecord, path: str | None, retrained: RetrainResult | None) -> list[str]:
@@ -136,36 +166,60 @@ def _warnings(record: RunRecord, path: str | None, retrained: RetrainResult | No
     return warnings
 
 
-def _compare(winner: RetrainResult | None, others: list[RetrainResult]) -> Comparison | None:
-    if winner is None or not others:
+def _compare(winner: RetrainResult | None, results: dict[str, RetrainResult]) -> Comparison | None:
+    random = {name: result for name, result in results.items() if name.startswith('random')}
+    if winner is None or not random:
         return None
-    mean = fmean(other.accuracy for other in others)
-    variance = standard_error(winner.accuracy, winner.images) ** 2
-    variance += sum(standard_error(o.accuracy, o.images) ** 2 for o in others) / len(others) ** 2
-    return Comparison(
-        random_mean=mean,
-        difference=winner.accuracy - mean,
-        error=math.sqrt(variance),
-        better_than=sum(winner.accuracy > other.accuracy for other in others),
-        count=len(others),
-    )
+    accuracies = _by_path([winner, *random.values()])
+    own = accuracies.pop(winner.path)
+    paired = {
+        name: compare(unpack(winner.correct), unpack(result.correct))
+        for name, result in random.items()
+        if winner.correct and result.correct
+    }
+    values = list(accuracies.values())
+    return Comparison(random_mean=fmean(values), place=place_among(own, values), paired=paired)
+
+
+def _by_path(results: Sequence[RetrainResult]) -> dict[str, float]:
+    """Path -> accuracy, the mean over its trainings: a path that was trained twice must not count as two networks."""
+    paths = dict.fromkeys(result.path for result in results)
+    return {path: fmean(r.accuracy for r in results if r.path == path) for path in paths}
 
 
 def _agreement(record: RunRecord, results: list[RetrainResult]) -> Agreement | None:
     scores = {candidate.path: candidate.score for candidate in record.candidates}
-    # By path: a path that was retrained twice must not count as two networks.
-    scored = list({result.path: result for result in results if result.path in scores}.values())
-    if len(scored) < 3:
+    scores |= {result.path: result.score for result in results if result.score is not None}
+    accuracies = {path: value for path, value in _by_path(results).items() if path in scores}
+    if len(accuracies) < _LEAST_NETWORKS:
         return None
-    accuracies = [result.accuracy for result in scored]
+    by_path = {result.path: result for result in results}
+    predictions = {
+        'score': [scores[path] for path in accuracies],
+        'params': [by_path[path].params for path in accuracies],
+        'macs': [by_path[path].macs for path in accuracies],
+    }
+    truth = np.array(list(accuracies.values()))
+    generator = np.random.default_rng(0)
+    samples = generator.integers(len(truth), size=(_SAMPLES, len(truth)))
+    orders = generator.permuted(np.tile(np.arange(len(truth)), (_SAMPLES, 1)), axis=1)
+    values = np.array(predictions['score'])
+    observed = _tau(values, truth)
+    as_large = sum(_tau(values[order], truth) >= observed for order in orders)
     return Agreement(
-        n=len(scored),
-        score=_tau([scores[result.path] for result in scored], accuracies),
-        params=_tau([result.params for result in scored], accuracies),
-        macs=_tau([result.macs for result in scored], accuracies),
-        deviation=chance_deviation(len(scored)),
+        n=len(truth),
+        chance=(1 + as_large) / (1 + _SAMPLES),
+        **{name: _tau_interval(np.array(values), truth, samples) for name, values in predictions.items()},
     )
 
 
-def _tau(x: list[float] | list[int], y: list[float]) -> float:
-    return float(kendalltau(x, y).statistic)
+def _tau_interval(prediction: np.ndarray, truth: np.ndarray, samples: np.ndarray) -> Tau:
+    taus = [_tau(prediction[rows], truth[rows]) for rows in samples]
+    low, high = np.quantile(taus, (0.025, 0.975))
+    constant = bool(np.ptp(prediction) == 0 or np.ptp(truth) == 0)
+    return Tau(_tau(prediction, truth), float(low), float(high), constant)
+
+
+def _tau(x: np.ndarray, y: np.ndarray) -> float:
+    value = float(kendalltau(x, y).statistic)
+    return 0.0 if math.isnan(value) else value

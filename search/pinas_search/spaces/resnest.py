@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import timm
@@ -12,14 +13,32 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinas_models import BLOCK_CHOICES, PinasNet
+from pinas_models.choices import BlockChoice
 
-from .base import Cost, CostTable, Space
+from .base import AdditiveSpace, Choice, CostTable, Description, Group
 
-__all__ = ['ResNeStSpace', 'mini', 'resnest50']
+__all__ = ['Options', 'ResNeStSpace', 'create', 'mini', 'resnest50']
+
+_NOTE = (
+    '2s1x64d reads: 2 splits (s), 1 group (x), 64 channels per group (d) in a stage of 64 planes; wider stages scale '
+    'that. Every block has a 1×1 convolution before and after, and a shortcut around all of it; the first block of '
+    'stages 2 and later halves the resolution. ResNeSt-50 uses 2s1x64d everywhere.'
+)
 
 
 @dataclass(frozen=True)
-class ResNeStSpace(Space):
+class Options:
+    """Options of the space.
+
+    Attributes:
+        shape: The paper's ResNet-50 with 16 positions, or ``mini`` with 8 for laptops.
+    """
+
+    shape: Literal['resnest50', 'mini'] = 'resnest50'
+
+
+@dataclass(frozen=True)
+class ResNeStSpace(AdditiveSpace):
     """A ResNet shape of which every block is one of the four candidates.
 
     Attributes:
@@ -35,6 +54,7 @@ class ResNeStSpace(Space):
     layers: tuple[int, ...]
     image_size: int
     num_classes: int
+    supernet = 'resnest'
 
     @property
     def num_choices(self) -> tuple[int, ...]:  # type: ignore[override]
@@ -79,6 +99,24 @@ class ResNeStSpace(Space):
             device=device,
         )
 
+    def model_args(self, path: Sequence[int]) -> Mapping[str, Any]:
+        """The path, which the name of the architecture does not imply."""
+        return {'choices': list(self.validate(path))}
+
+    def describe(self) -> Description:
+        """The stages as columns, and the blocks in the paper's notation."""
+        starts = [sum(self.layers[:i]) for i in range(len(self.layers))]
+        groups = [
+            Group(f'stage {number}', tuple(range(start, start + depth)))
+            for number, (start, depth) in enumerate(zip(starts, self.layers, strict=True), start=1)
+        ]
+        return Description(
+            positions=self.block_names,
+            groups=tuple(groups),
+            choices=tuple(Choice(block.name, _meaning(block)) for block in BLOCK_CHOICES),
+            note=_NOTE,
+        )
+
     def _measure_costs(self) -> CostTable:
         # One network per choice holds every (position, choice) once; costs add up because a block's output shape
         # does not depend on its choice. The meta device counts without computing.
@@ -93,11 +131,11 @@ class ResNeStSpace(Space):
             for position, name in enumerate(self.block_names):
                 params[position, choice] = _count_params(model.get_submodule(name))
                 macs[position, choice] = counts[f'{type(model).__name__}.{name}']
-        fixed = Cost(
-            params=_count_params(model) - int(params[:, choice].sum()),
-            macs=counts['Global'] - int(macs[:, choice].sum()),
-        )
-        return CostTable(fixed, params, macs)
+        fixed = {
+            'params': _count_params(model) - int(params[:, choice].sum()),
+            'macs': counts['Global'] - int(macs[:, choice].sum()),
+        }
+        return CostTable(fixed, {'params': params, 'macs': macs})
 
 
 def _count_params(module: nn.Module) -> int:
@@ -122,3 +160,15 @@ def mini(image_size: int = 32, num_classes: int = 10) -> ResNeStSpace:
         num_classes: Classes of the head that costs are counted with.
     """
     return ResNeStSpace('mini', 'pinas_mini', (2, 2, 2, 2), image_size, num_classes)
+
+
+def create(options: Options, *, image_size: int, num_classes: int) -> ResNeStSpace:
+    """Build the space for images of ``image_size`` pixels and ``num_classes`` classes."""
+    return {'resnest50': resnest50, 'mini': mini}[options.shape](image_size, num_classes)
+
+
+def _meaning(block: BlockChoice) -> str:
+    groups = 'one group' if block.cardinality == 1 else f'{block.cardinality} separate groups'
+    if block.radix == 1:
+        return f'One 3×3 convolution in {groups}; a gate (sigmoid) then weakens or keeps each of its channels.'
+    return f'{block.radix} splits of a 3×3 convolution in {groups} each; attention mixes the splits channel by channel.'

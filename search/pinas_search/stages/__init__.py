@@ -1,26 +1,20 @@
 """The stages of a run. They meet only through the files of the run directory."""
 
 from collections.abc import Callable
+from importlib import import_module
 
-from ..report import write_report
-from .learn import learn
-from .linear import linear
-from .retrain import retrain
+from .. import STAGES
 from .run import Run
-from .search import search
 
-__all__ = ['ALL_STAGES', 'Run', 'learn', 'linear', 'report', 'retrain', 'search']
-
-
-def report(run: Run) -> None:
-    """Write ``report/index.html``."""
-    print(f'report: {write_report(run.path, run.space)}', flush=True)
+__all__ = ['Run', 'stage_function']
 
 
-ALL_STAGES: dict[str, Callable[[Run], None]] = {
-    'learn': learn,
-    'linear': linear,
-    'search': search,
-    'retrain': retrain,
-    'report': report,
-}
+def stage_function(name: str) -> Callable[[Run], None]:
+    """The function of a stage.
+
+    Args:
+        name: One of ``pinas_search.STAGES``.
+    """
+    if name not in STAGES:
+        raise ValueError(f'there is no stage {name}; stages are {", ".join(STAGES)}')
+    return getattr(import_module(f'{__name__}.{name}'), name)

@@ -10,10 +10,9 @@ from torch import nn
 
 from pinas_models.common.files import atomic_path
 
-from ..data import Batch
-from ..randomness import generator, seeded_scope
-from ..rundir import save_tensors
-from ..training import TrainLoop, training_batches
+from ..randomness import seeded_scope
+from ..records import save_tensors
+from .loop import Feed, Recipe, TrainLoop, TrainStep
 from .run import Run
 
 __all__ = ['linear']
@@ -27,8 +26,8 @@ def linear(run: Run) -> None:
     Raises:
         FileNotFoundError: If the learning stage has not finished.
     """
-    stage, config, seed = run.stage('linear'), run.config.linear, run.config.seed
-    if run.skip(stage):
+    stage, config = run.stage('linear'), run.config.linear
+    if run.skip(stage, needs='classifier'):
         return
     output = stage.path / 'classifier.safetensors'
     trained = run.path / 'learn' / 'classifier.safetensors'
@@ -37,45 +36,30 @@ def linear(run: Run) -> None:
             shutil.copyfile(trained, temporary)
         run.finish(stage, 0.0, skipped='the method trained its own classifier')
         return
-    source = run.splits.train
-    total, per_epoch = run.num_steps(source, config.batch_size, config.epochs, config.max_steps)
     supernet = run.load_supernet().train().requires_grad_(False)
-    classifier = nn.Linear(supernet.num_features, len(run.splits.class_names))
-    with seeded_scope(seed, 'linear/init'):
+    classifier = nn.Linear(supernet.num_features, run.num_classes)
+    with seeded_scope(run.config.seed, 'linear/init'):
         nn.init.normal_(classifier.weight, std=0.01)
     nn.init.zeros_(classifier.bias)
     classifier.to(run.device)
     optimizer = torch.optim.SGD(classifier.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
 
-    def step(number: int, batch: Batch) -> dict[str, torch.Tensor]:
-        drops = sum(number // per_epoch >= milestone for milestone in config.milestones)
+    def step(step: TrainStep) -> dict[str, torch.Tensor]:
+        drops = sum(step.epoch >= milestone for milestone in config.milestones)
         optimizer.param_groups[0]['lr'] = config.lr * 0.1**drops
-        images = run.augment(batch.images, config.views, 'linear/photometric', number)[0]
-        path = run.space.sample(generator(seed, 'linear/paths', number))
-        with torch.no_grad(), run.autocast():
-            features = supernet(images, path).mean((2, 3)).float()
+        batch = step.batch()
+        with torch.no_grad(), step.autocast():
+            path = run.space.sample(step.generator('paths'))
+            features = supernet.features(supernet(batch.images[0], path)).float()
         logits = classifier(features)
         loss = F.cross_entropy(logits, batch.labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        step.backward(loss)
+        step.update()
         return {'loss': loss.detach(), 'accuracy': (logits.argmax(1) == batch.labels).float().mean()}
 
-    loop = TrainLoop(
-        'linear',
-        stage,
-        total,
-        per_epoch,
-        log_every=max(1, min(per_epoch, total // 200)),
-        checkpoint_seconds=config.checkpoint_seconds,
-        state={'classifier': classifier, 'optimizer': optimizer},
-    )
-    seconds = loop.run(
-        lambda start: training_batches(
-            source, config.batch_size, start, total, num_views=1, views=config.views, seed=seed, purpose='linear'
-        ),
-        step,
-        lr=lambda: optimizer.param_groups[0]['lr'],
-    )
+    recipe = Recipe('linear', 'linear', config.batch_size, config.epochs, config.checkpoint_seconds, config.max_steps)
+    feeds = {'train': Feed(run.splits.train, config.views)}
+    loop = TrainLoop(run, stage, recipe, feeds, classifier, {'weights': optimizer})
+    seconds = loop.train(step)
     save_tensors(classifier, output)
-    run.finish(stage, seconds, steps=total)
+    run.finish(stage, seconds, steps=loop.total)

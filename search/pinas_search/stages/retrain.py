@@ -1,10 +1,9 @@
-"""Stage 4: train the winner, and random paths for comparison, as networks of their own."""
+"""Stage 4: train the winner, and others for comparison, as networks of their own."""
 
 from __future__ import annotations
 
 import json
-from functools import partial
-from pathlib import Path as FilePath
+from dataclasses import dataclass
 
 import numpy as np
 import timm.optim
@@ -12,25 +11,45 @@ import torch
 from timm.data import Mixup
 from timm.data.random_erasing import RandomErasing
 from timm.loss import LabelSmoothingCrossEntropy, SoftTargetCrossEntropy
-from timm.models import save_for_hf
 from timm.scheduler import create_scheduler_v2
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from pinas_models import PinasNet
 from pinas_models.common.files import write_json
 
-from ..augment import normalize
-from ..card import model_card
-from ..data import Batch, sequential_batches
-from ..evaluate import top1
+from ..data import sequential_batches
 from ..randomness import generator, seeded_scope
-from ..rundir import StageDir
-from ..spaces import Limits, Path
-from ..training import Stateful, TrainLoop, training_batches
+from ..records import Candidate, StageDir, Trials
+from ..scoring import Judgement, judge
+from ..spaces import ChoicePath
+from .loop import Feed, Recipe, Stateful, TrainLoop, TrainStep
+from .model import save_network
 from .run import Run
 
 __all__ = ['retrain']
+
+
+@dataclass(frozen=True)
+class Training:
+    """A network to train.
+
+    Attributes:
+        name: Name of its folder: ``winner``, ``top-2``, ``random-0``; further seeds have ``-seed-1`` and so on behind.
+        path: The path.
+        score: Its score in the search; None if nothing scored it.
+        seed: Number of the training of this path, from 0.
+    """
+
+    name: str
+    path: ChoicePath
+    score: float | None
+    seed: int
+
+    @property
+    def purpose(self) -> str:
+        """Name of the random streams."""
+        digits = ''.join(map(str, self.path))
+        return f'retrain/{digits}' if self.seed == 0 else f'retrain/{digits}/{self.seed}'
 
 
 def retrain(run: Run) -> None:
@@ -43,151 +62,164 @@ def retrain(run: Run) -> None:
     stage = run.stage('retrain')
     if run.skip(stage):
         return
-    result = run.path / 'search' / 'result.json'
-    if not result.exists():
-        raise FileNotFoundError(f'{result} is missing: run the stage search first (pinas-search search ...)')
-    winner = run.space.decode(json.loads(result.read_text(encoding='utf-8'))['path'])
-    networks = {'winner': winner}
-    networks |= {f'random-{i}': path for i, path in enumerate(_random_paths(run, winner))}
+    if not (run.path / 'search' / 'result.json').exists():
+        raise FileNotFoundError(
+            f'{run.path / "search" / "result.json"} is missing: run the stage search first (pinas-search search ...)'
+        )
     seconds = 0.0
-    for name, path in networks.items():
-        folder = StageDir(stage.path / name)
+    for training in _plan(run, stage):
+        folder = StageDir(stage.path / training.name)
         if folder.done is None:
-            _train(run, name, path, folder)
+            _train(run, training, folder)
         done = folder.done
         seconds += done['seconds'] if done else 0.0
     run.finish(stage, seconds)
 
 
-def _random_paths(run: Run, winner: Path) -> list[Path]:
-    """Distinct random paths under the limits of the search, other than the winner."""
-    config, stream = run.config, generator(run.config.seed, 'retrain/random-paths')
-    limits = Limits(config.search.max_params, config.search.max_macs)
-    paths: list[Path] = []
-    for _ in range(1000 * config.retrain.random_paths):
+def _plan(run: Run, stage: StageDir) -> list[Training]:
+    """What is trained: the best candidates, and random paths with the scores that the search would have given them."""
+    config = run.config.retrain
+    candidates = Trials(run.path / 'search' / 'journal.log', run.space).candidates()
+    best = sorted(candidates, key=lambda candidate: candidate.order)[: config.top]
+    paths = {'winner' if i == 0 else f'top-{i + 1}': run.space.decode(c.path) for i, c in enumerate(best)}
+    paths |= {f'random-{i}': path for i, path in enumerate(_random_paths(run, set(paths.values())))}
+    scores = _scores(run, list(paths.values()), candidates, stage)
+    return [
+        Training(name if seed == 0 else f'{name}-seed-{seed}', path, scores.get(path), seed)
+        for seed in range(config.seeds)
+        for name, path in paths.items()
+    ]
+
+
+def _random_paths(run: Run, taken: set[ChoicePath]) -> list[ChoicePath]:
+    """Distinct random paths under the limits of the search, none of them taken."""
+    count, stream = run.config.retrain.random_paths, generator(run.config.seed, 'retrain/random-paths')
+    paths: list[ChoicePath] = []
+    for _ in range(1000 * count):
         path = run.space.sample(stream)
-        if path != winner and path not in paths and limits.allow(run.space, np.array([path]))[0]:
+        if path not in taken and path not in paths and run.limits.allow(run.space, np.array([path]))[0]:
             paths.append(path)
-        if len(paths) == config.retrain.random_paths:
+        if len(paths) == count:
             break
     return paths
 
 
-def _train(run: Run, name: str, path: Path, folder: StageDir) -> None:
-    config, data, seed = run.config.retrain, run.config.data, run.config.seed
+def _scores(run: Run, paths: list[ChoicePath], candidates: list[Candidate], stage: StageDir) -> dict[ChoicePath, float]:
+    """Scores of paths; those that the search has not scored are scored now, and kept in ``scores.json``."""
+    file = stage.path / 'scores.json'
+    known = {candidate.path: candidate.score for candidate in candidates}
+    known |= json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    missing = [path for path in paths if run.space.encode(path) not in known]
+    if missing:
+        scored = run.scorer().score(missing)
+        fresh = {
+            run.space.encode(path): score.extra.get('accuracy', score.value)
+            for path, score in zip(missing, scored, strict=True)
+        }
+        write_json(file, fresh)
+        known |= fresh
+    return {path: known[run.space.encode(path)] for path in paths}
+
+
+def _train(run: Run, training: Training, folder: StageDir) -> None:
+    config, seed, purpose = run.config.retrain, run.config.seed, training.purpose
     test = run.splits.test
     # Without a test split the held-out images measure the accuracy, so the training must not see them.
     source = run.splits.train if test is None else run.splits.full_train
     measured = run.splits.held_out if test is None else test
-    total, per_epoch = run.num_steps(source, config.batch_size, config.epochs, None)
-    purpose = f'retrain/{run.space.encode(path)}'
-    model = run.place(_build(run, path, purpose))
+    model = run.place(_build(run, training))
     optimizer = timm.optim.create_optimizer_v2(
         model, config.optimizer, lr=config.lr, weight_decay=config.weight_decay, momentum=0.9
     )
+    ema = ModelEmaV3(model, decay=config.ema_decay) if config.ema_decay else None
+    recipe = Recipe(
+        f'retrain {training.name}',
+        purpose,
+        config.batch_size,
+        config.epochs,
+        config.checkpoint_seconds,
+        log_epochs=True,
+    )
+    averages: dict[str, Stateful] = {} if ema is None else {'ema': ema}
+    feeds = {'train': Feed(source, config.views)}
+    loop = TrainLoop(run, folder, recipe, feeds, model, {'weights': optimizer}, averages)
     scheduler, _ = create_scheduler_v2(
         optimizer,
         config.schedule,
         num_epochs=config.epochs,
         warmup_epochs=config.warmup_epochs,
         step_on_epochs=False,
-        updates_per_epoch=per_epoch,
+        updates_per_epoch=loop.per_epoch,
     )
-    ema = ModelEmaV3(model, decay=config.ema_decay) if config.ema_decay else None
-    num_classes = len(run.splits.class_names)
     mixup = None
     if config.mixup or config.cutmix:
-        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=num_classes)
+        mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=run.num_classes)
     erase = RandomErasing(config.erase_prob, mode='pixel', device=str(run.device)) if config.erase_prob else None
     criterion: nn.Module = SoftTargetCrossEntropy() if mixup else LabelSmoothingCrossEntropy(config.label_smoothing)
 
-    def step(number: int, batch: Batch) -> dict[str, torch.Tensor]:
-        scheduler.step_update(number)
-        images, labels = run.augment(batch.images, config.views, f'{purpose}/photometric', number)[0], batch.labels
+    def step(step: TrainStep) -> dict[str, torch.Tensor]:
+        scheduler.step_update(step.number)
+        images, labels = step.batch()
+        images = images[0]
         model.train()
-        with seeded_scope(seed, f'{purpose}/step', number):  # Mixup, erasing, DropPath and dropout take no generator
+        # Mixup, erasing, DropPath and dropout take no generator.
+        with seeded_scope(seed, f'{purpose}/step', step.number):
             if mixup is not None:
                 images, labels = mixup(images, labels)
             if erase is not None:
                 images = erase(images)
-            with run.autocast():
+            with step.autocast():
                 logits = model(images)
         loss = criterion(logits.float(), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        step.backward(loss)
+        step.update()
         if ema is not None:
-            ema.update(model, step=number)
+            ema.update(model, step=step.number)
         return {'loss': loss.detach()}
 
-    def accuracy(network: nn.Module) -> float:
+    def judgement(network: nn.Module) -> Judgement:
         network.eval()
         batches = measured.center_crops(sequential_batches(len(measured), config.batch_size))
         with run.autocast():
-            return top1(network, ((normalize(b.images, data.mean, data.std), b.labels) for b in batches))
+            return judge(network, ((run.normalize(b.images), b.labels) for b in batches))
 
     def figures() -> dict[str, float]:
-        return {'accuracy': accuracy(model)} | ({'ema_accuracy': accuracy(ema.module)} if ema is not None else {})
+        ema_figures = {} if ema is None else {'ema_accuracy': judgement(ema.module).accuracy}
+        return {'accuracy': judgement(model).accuracy, **ema_figures}
 
-    state: dict[str, Stateful] = {'model': model, 'optimizer': optimizer}
-    if ema is not None:
-        state['ema'] = ema
-    loop = TrainLoop(f'retrain {name}', folder, total, per_epoch, per_epoch, config.checkpoint_seconds, state)
-    batches = partial(
-        training_batches, source, config.batch_size, num_views=1, views=config.views, seed=seed, purpose=purpose
-    )
-    seconds = loop.run(
-        lambda start: batches(start=start, total=total), step, lambda: optimizer.param_groups[0]['lr'], figures
-    )
+    seconds = loop.train(step, figures)
     final = ema.module if ema is not None else model
-    cost = run.space.cost(path)
+    end, cost = judgement(final), run.space.cost(training.path)
     result = {
-        'name': name,
-        'path': run.space.encode(path),
-        'accuracy': accuracy(final),
+        'name': training.name,
+        'path': run.space.encode(training.path),
+        'score': training.score,
+        'accuracy': end.accuracy,
         'accuracy_on': 'held_out' if test is None else 'test',
         'images': len(measured),
+        'cross_entropy': end.cross_entropy,
+        'correct': end.score.correct,
         'params': cost.params,
         'macs': cost.macs,
         'start': config.start,
         'epochs': config.epochs,
+        'seed': training.seed,
     }
-    _save_model(run, final, path, result, folder.path / 'model')
+    save_network(run, final, training.path, result, folder.path / 'model')
     write_json(folder.path / 'result.json', result)
-    run.finish(folder, seconds, steps=total)
+    run.finish(folder, seconds, steps=loop.total)
 
 
-def _build(run: Run, path: Path, purpose: str) -> PinasNet:
-    config, num_classes = run.config.retrain, len(run.splits.class_names)
-    with seeded_scope(run.config.seed, f'{purpose}/init'):
+def _build(run: Run, training: Training) -> nn.Module:
+    config = run.config.retrain
+    with seeded_scope(run.config.seed, f'{training.purpose}/init'):
         model = run.space.build(
-            path, num_classes=num_classes, drop_rate=config.drop_rate, drop_path_rate=config.drop_path_rate
+            training.path,
+            num_classes=run.num_classes,
+            drop_rate=config.drop_rate,
+            drop_path_rate=config.drop_path_rate,
         )
     if config.start == 'inherited':
-        inherited = run.load_supernet().extract(path, run.load_classifier())
+        inherited = run.load_supernet().extract(training.path, run.load_classifier())
         model.load_state_dict(inherited.state_dict())
     return model
-
-
-def _save_model(run: Run, model: nn.Module, path: Path, result: dict[str, object], folder: FilePath) -> None:
-    """Write what ``timm.create_model('local-dir:...')`` opens: configuration, weights and a card."""
-    data = run.config.data
-    names = list(run.splits.class_names)
-    config = {
-        'num_classes': len(names),
-        'label_names': names,
-        'pretrained_cfg': {
-            'tag': 'searched',
-            'input_size': (3, data.image_size, data.image_size),
-            'mean': data.mean,
-            'std': data.std,
-            'crop_pct': 1.0 if data.image_size < 64 else 0.875,
-            'interpolation': 'bilinear',
-            'num_classes': len(names),
-        },
-    }
-    # The path is not implied by the name of the architecture, so it must be among the stored arguments.
-    model_args = {'choices': list(path), 'num_classes': len(names)}
-    save_for_hf(model.cpu().to(memory_format=torch.contiguous_format), str(folder), config, model_args, True)
-    card = model_card(run.space, path, result, run.config, run.path)
-    (folder / 'README.md').write_text(card, encoding='utf-8')

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -12,13 +11,16 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from .. import spaces
-from ..augment import normalize, photometric
 from ..config import Config, ViewConfig
-from ..data import ImageSource, Splits, load_splits
+from ..data import ImageSource, Splits, load_splits, normalize, photometric
+from ..methods import Method
+from ..plugins import Kind, Plugin, find_plugin
 from ..randomness import generator, seeded_scope
-from ..rundir import StageDir, done_record, load_tensors
-from ..supernets import ResNeStSupernet
+from ..records import StageDir, done_record, load_tensors
+from ..scoring import Scorer
+from ..spaces import Limits, Space
+from ..strategies import Strategy
+from ..supernets import Supernet
 
 __all__ = ['Run']
 
@@ -27,7 +29,7 @@ ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
 @dataclass(frozen=True)
 class Run:
-    """One run.
+    """One run. It is what ``pinas_search.scoring.Tools`` promises to scorers.
 
     Attributes:
         config: The configuration.
@@ -58,12 +60,51 @@ class Run:
         """The images, read when a stage first needs them."""
         return load_splits(self.config.data, seed=self.config.seed, device=self.device)
 
+    def _plugin(self, kind: Kind) -> Plugin:
+        config = self.config
+        names = {
+            'space': (config.space, config.space_options),
+            'method': (config.learn.method, config.learn.options),
+            'strategy': (config.search.strategy, config.search.options),
+            'scorer': (config.search.scorer, config.search.scorer_options),
+        }
+        if kind == 'supernet':
+            return find_plugin(kind, config.learn.supernet or self.space.supernet, config.learn.supernet_options)
+        return find_plugin(kind, *names[kind])
+
     @cached_property
-    def space(self) -> spaces.ResNeStSpace:
+    def space(self) -> Space:
         """The search space, with the classes of the data."""
-        spaces_by_name = {'resnest50': spaces.resnest50, 'mini': spaces.mini}
-        data = self.config.data
-        return spaces_by_name[self.config.space](data.image_size, len(self.splits.class_names))
+        plugin, image_size = self._plugin('space'), self.config.data.image_size
+        return plugin.create(plugin.options, image_size=image_size, num_classes=self.num_classes)
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the data."""
+        return len(self.splits.class_names)
+
+    @property
+    def limits(self) -> Limits:
+        """Largest allowed costs of a candidate."""
+        return Limits(self.config.search.limits)
+
+    @cached_property
+    def needs(self) -> frozenset[str]:
+        """What the later stages need of the supernet: ``supernet``, ``classifier``, both or nothing."""
+        needs = getattr(self._plugin('scorer').module, 'NEEDS', frozenset({'supernet', 'classifier'}))
+        return needs if self.config.retrain.start == 'scratch' else needs | {'supernet', 'classifier'}
+
+    def check(self) -> None:
+        """Find what is wrong with the configuration before any work is done.
+
+        Raises:
+            ValueError: For anything that a later stage would refuse.
+            FileNotFoundError: If there are no images.
+        """
+        _ = self.device, self.splits
+        for kind in ('space', 'supernet', 'method', 'strategy', 'scorer'):
+            self._plugin(kind)  # type: ignore[arg-type]
+        self.strategy()
 
     def stage(self, name: str) -> StageDir:
         """Folder of a stage."""
@@ -77,12 +118,48 @@ class Run:
         """Move a module to the device, convolutions in channels-last order: about a quarter faster on CPUs and GPUs."""
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def build_supernet(self) -> ResNeStSupernet:
-        """A supernet with fresh weights drawn from the seed of the run."""
-        with seeded_scope(self.config.seed, 'supernet/init'):
-            return ResNeStSupernet(self.space, downsample_share=self.config.learn.downsample_share)
+    def strategy(self) -> Strategy:
+        """The strategy of the search.
 
-    def load_supernet(self) -> ResNeStSupernet:
+        Raises:
+            ValueError: If no path can satisfy the limits.
+        """
+        plugin = self._plugin('strategy')
+        return plugin.create(self.space, plugin.options, self.limits)
+
+    def scorer(self) -> Scorer:
+        """What scores the candidates.
+
+        Raises:
+            FileNotFoundError: If a stage that it needs has not finished.
+        """
+        plugin = self._plugin('scorer')
+        return plugin.create(self, plugin.options)
+
+    def build_supernet(self) -> Supernet:
+        """A supernet with fresh weights drawn from the seed of the run."""
+        plugin = self._plugin('supernet')
+        with seeded_scope(self.config.seed, 'supernet/init'):
+            return plugin.create(self.space, plugin.options)
+
+    def build_method(self) -> Method:
+        """The method before its first step, around a supernet with fresh weights."""
+        plugin = self._plugin('method')
+        with seeded_scope(self.config.seed, 'method/init'):
+            return plugin.create(self.build_supernet(), plugin.options, self.num_classes)
+
+    def load_method(self) -> Method:
+        """The method with everything that the learning stage left.
+
+        Raises:
+            FileNotFoundError: If the learning stage has not finished.
+        """
+        method = self.build_method()
+        for name, module in method.artifacts().items():
+            load_tensors(module, self.path / 'learn' / f'{name}.safetensors', 'learn')
+        return self.place(method)
+
+    def load_supernet(self) -> Supernet:
         """The supernet that the learning stage left.
 
         Raises:
@@ -98,40 +175,40 @@ class Run:
         Raises:
             FileNotFoundError: If the linear stage has not finished.
         """
-        classifier = nn.Linear(self.build_supernet().num_features, len(self.splits.class_names))
+        classifier = nn.Linear(self.build_supernet().num_features, self.num_classes)
         load_tensors(classifier, self.path / 'linear' / 'classifier.safetensors', 'linear')
         return classifier.to(self.device)
 
     def augment(self, images: torch.Tensor, views: ViewConfig, purpose: str, step: int) -> torch.Tensor:
         """Colour changes, blur, flip and normalisation of random crops [V, N, 3, S, S] in 0..1; same shape."""
-        data = self.config.data
         flat = photometric(images.flatten(0, 1), views, generator(self.config.seed, purpose, step))
-        flat = normalize(flat, data.mean, data.std).contiguous(memory_format=torch.channels_last)
-        return flat.unflatten(0, images.shape[:2])
+        return self.normalize(flat).unflatten(0, images.shape[:2])
 
-    def num_steps(self, source: ImageSource, batch_size: int, epochs: int, max_steps: int | None) -> tuple[int, int]:
-        """Steps of a training and steps per epoch.
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalise images [N, 3, S, S] in 0..1; same shape, channels last in memory."""
+        data = self.config.data
+        return normalize(images, data.mean, data.std).contiguous(memory_format=torch.channels_last)
 
-        Raises:
-            ValueError: If there are fewer images than a batch.
-        """
-        per_epoch = len(source) // batch_size
-        if per_epoch == 0:
-            raise ValueError(f'{len(source)} training images are fewer than a batch of {batch_size}: lower batch_size')
-        total = per_epoch * epochs
-        return (total if max_steps is None else min(total, max_steps)), per_epoch
+    def subset(self, source: ImageSource, purpose: str, shares: list[float]) -> list[ImageSource]:
+        """Disjoint random parts of some images, of the given shares; the whole for a single share of 1."""
+        if shares == [1.0]:
+            return [source]
+        order = torch.randperm(len(source), generator=generator(self.config.seed, purpose))
+        ends = [round(sum(shares[: i + 1]) * len(source)) for i in range(len(shares))]
+        starts = [0, *ends[:-1]]
+        return [source.subset(order[a:b].sort().values) for a, b in zip(starts, ends, strict=True)]
 
     def finish(self, stage: StageDir, seconds: float, **more: object) -> None:
         """Mark a stage as finished."""
         record = done_record(stage.path.relative_to(self.path).as_posix(), seconds, self.device, self.config.precision)
         stage.finish({**record, **more})
 
-    def skip(self, stage: StageDir) -> bool:
-        """Say whether a stage is finished already, and tell the user."""
-        if stage.done is None:
-            return False
-        print(f'{stage.path.relative_to(self.path)}: finished before, nothing to do', file=sys.stderr, flush=True)
-        return True
-
-
-Stage = Callable[[Run], None]
+    def skip(self, stage: StageDir, needs: str = '') -> bool:
+        """Say whether a stage has nothing to do: finished already, or not needed by any later one."""
+        if stage.done is not None:
+            print(f'{stage.path.relative_to(self.path)}: finished before, nothing to do', file=sys.stderr, flush=True)
+            return True
+        if needs and needs not in self.needs:
+            self.finish(stage, 0.0, skipped=f'the scorer {self.config.search.scorer} needs no {needs}')
+            return True
+        return False

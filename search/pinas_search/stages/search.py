@@ -1,18 +1,16 @@
-"""Stage 3: search. A strategy proposes candidates, the supernet scores them, the journal keeps them."""
+"""Stage 3: search. A strategy proposes candidates, a scorer scores them, the study keeps them."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import asdict
+import sys
+from datetime import datetime
 
 from pinas_models.common.files import write_json
 from pinas_models.common.progress import Progress
 
-from ..evaluate import CandidateEvaluator
-from ..journal import Journal
 from ..randomness import derive_seed
-from ..spaces import Limits
-from ..strategies import LaNASOptions, create_strategy
+from ..records import Trials
+from ..strategies import Proposer, SpaceExhaustedError
 from .run import Run
 
 __all__ = ['search']
@@ -21,60 +19,41 @@ __all__ = ['search']
 def search(run: Run) -> None:
     """Score candidates; writes ``search/journal.log``, ``search/candidates.jsonl`` and ``search/result.json``.
 
+    A finished search goes on when ``search.candidates`` was raised.
+
     Raises:
         FileNotFoundError: If an earlier stage has not finished.
-        ValueError: If the strategy is unknown, a limit cannot be met or there are no held-out images.
+        ValueError: If a limit cannot be met or there are no held-out images.
     """
     stage, config = run.stage('search'), run.config.search
-    if run.skip(stage):
+    done = stage.done
+    if (done is None or done.get('asked', 0) >= config.candidates) and run.skip(stage):
         return
-    limits = Limits(config.max_params, config.max_macs)
-    strategy = create_strategy(
-        config.strategy,
-        run.space,
-        seed=derive_seed(run.config.seed, 'search'),
-        limits=limits,
-        lanas=LaNASOptions(**asdict(config.lanas)),
+    proposer = Proposer(
+        run.strategy(), seed=derive_seed(run.config.seed, 'search'), skip_equivalents=config.skip_equivalents
     )
-    evaluator = CandidateEvaluator(
-        run.load_supernet(),
-        run.load_classifier(),
-        run.splits.train,
-        run.splits.held_out,
-        data=run.config.data,
-        config=config.evaluate,
-        views=run.config.linear.views,
-        seed=run.config.seed,
-        autocast=run.autocast,
-    )
-    journal = Journal(stage.path / 'journal.log', run.space)
-    before = journal.candidates()
-    strategy.restore((run.space.decode(candidate.path), candidate.score) for candidate in before)
+    scorer = run.scorer()
+    trials = Trials(stage.path / 'journal.log', run.space)
+    proposer.restore(trials.history())
     total = min(config.candidates, run.space.size)
-    best = max((candidate.score for candidate in before), default=0.0)
-    with Progress(f'search ({config.strategy})', total, len(before), unit='candidate') as progress:
-        for _ in range(len(before), total):
-            start = time.monotonic()
-            path = strategy.ask()
-            score = evaluator.score(path)
-            journal.add(path, score, time.monotonic() - start)
-            strategy.tell(path, score)
-            best = max(best, score)
-            progress.update(note=f'best {best:.4f}, last {score:.4f} ({run.space.encode(path)})')
-    candidates = journal.candidates()
-    journal.export(stage.path / 'candidates.jsonl')
-    # Ties go to the cheaper network.
-    winner = max(candidates, key=lambda candidate: (candidate.score, -candidate.macs, -candidate.number))
-    write_json(
-        stage.path / 'result.json',
-        {
-            'path': winner.path,
-            'score': winner.score,
-            'candidates': len(candidates),
-            'strategy': config.strategy,
-            'recalibrated': config.evaluate.recalibrate,
-            'calibration_images': evaluator.num_calibration,
-            'held_out_images': evaluator.num_scored,
-        },
-    )
-    run.finish(stage, sum(candidate.seconds for candidate in candidates))
+    best = max((candidate.score for candidate in trials.candidates()), default=0.0)
+    with Progress(f'search ({config.strategy})', total, len(proposer.history), unit='candidate') as progress:
+        for _ in range(len(proposer.history), total):
+            try:
+                path = proposer.ask()
+            except SpaceExhaustedError as error:
+                print(f'search: ends with {len(proposer.history)} candidates: {error}', file=sys.stderr, flush=True)
+                break
+            started = datetime.now()
+            (score,) = scorer.score([path])
+            trials.add(path, score, started, datetime.now(), proposer.notes(path))
+            proposer.tell(path, score.value)
+            shown = score.extra.get('accuracy', score.value)
+            best = max(best, shown)
+            progress.update(note=f'best {best:.4f}, last {shown:.4f} ({run.space.encode(path)})')
+    candidates = trials.candidates()
+    trials.export(stage.path / 'candidates.jsonl')
+    winner = min(candidates, key=lambda candidate: candidate.order)
+    result = {'path': winner.path, 'score': winner.score, 'candidates': len(candidates), 'strategy': config.strategy}
+    write_json(stage.path / 'result.json', {**result, 'scorer': config.scorer, **scorer.facts})
+    run.finish(stage, sum(candidate.seconds for candidate in candidates), asked=config.candidates)

@@ -1,27 +1,27 @@
 """LaNAS: learn which half of the space is good, then which half of that half, and sample where it pays.
 
 Wang et al., "Sample-Efficient Neural Architecture Search by Learning Actions for Monte Carlo Tree Search"
-(arXiv:1906.06832), written from the paper. What differs from it is said at ``LaNASOptions``.
+(arXiv:1906.06832), written from the paper. What differs from it is said at ``Options``.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import pkgutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
 
-from ..spaces import Limits, Path, Space
-from .base import Strategy
+from ..spaces import ChoicePath, Limits, Space
+from .base import Observation, Proposal, Seen, Strategy
 from .pool import first_unseen
 
-__all__ = ['Classifier', 'LaNAS', 'LaNASOptions', 'Node', 'Region', 'ucb']
+__all__ = ['Classifier', 'LaNAS', 'Node', 'Options', 'Region', 'create', 'ucb']
 
 
 class Classifier(Protocol):
@@ -35,7 +35,7 @@ class Classifier(Protocol):
 
 
 @dataclass(frozen=True)
-class LaNASOptions:
+class Options:
     """Options of ``LaNAS``.
 
     The paper splits a fixed number of times at the mean score, by linear regression. Here a node splits at the
@@ -49,7 +49,7 @@ class LaNASOptions:
         selects: Samples between one tree and the next; 8 in the Π-NAS authors' code.
         min_leaf: Fewest samples of a node. The first split therefore needs twice as many.
         batches: Batches of 4096 random paths that are searched for one in the leaf before its best path is mutated.
-        classifier: Makes the unfitted classifier of a node; it sees paths one-hot encoded.
+        classifier: Class of the classifier of a node, by its full name; it sees paths one-hot encoded.
 
     Raises:
         ValueError: If a number is too small.
@@ -60,12 +60,16 @@ class LaNASOptions:
     selects: int = 8
     min_leaf: int = 20
     batches: int = 8
-    classifier: Callable[[], Classifier] = LogisticRegression
+    classifier: str = 'sklearn.linear_model.LogisticRegression'
 
     def __post_init__(self) -> None:
         for name, least in (('cp', 0), ('initial', 1), ('selects', 1), ('min_leaf', 1), ('batches', 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f'{name} of LaNAS is {getattr(self, name)}, must be at least {least}')
+        try:
+            pkgutil.resolve_name(self.classifier)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ValueError(f'classifier of LaNAS is {self.classifier!r}, which cannot be imported') from error
 
 
 def ucb(mean: float, visits: int, parent_visits: int, cp: float) -> float:
@@ -86,7 +90,7 @@ def ucb(mean: float, visits: int, parent_visits: int, cp: float) -> float:
 class Node:
     """A node of the tree: the samples that the classifiers above it send here."""
 
-    def __init__(self, features: np.ndarray, scores: np.ndarray, options: LaNASOptions) -> None:
+    def __init__(self, features: np.ndarray, scores: np.ndarray, options: Options) -> None:
         """Hold samples.
 
         Args:
@@ -112,7 +116,7 @@ class Node:
             good = self.scores > self.scores.min()
         if not good.any():
             return None
-        classifier = self.options.classifier()
+        classifier: Classifier = pkgutil.resolve_name(self.options.classifier)()
         classifier.fit(self.features, good)
         # Children hold what the classifier says, not what the scores say: new paths can only be sent by the classifier.
         good = classifier.predict(self.features).astype(bool)
@@ -146,47 +150,45 @@ class LaNAS(Strategy):
     without a score, so that parallel workers spread out.
     """
 
-    def __init__(
-        self, space: Space, *, seed: int, limits: Limits | None = None, options: LaNASOptions | None = None
-    ) -> None:
-        """Start with an empty history.
+    def __init__(self, space: Space, limits: Limits | None = None, options: Options | None = None) -> None:
+        """Define the paths that may be proposed.
 
         Args:
             space: The space.
-            seed: Seed of everything random in the strategy.
-            limits: Largest allowed cost; no limit if None.
+            limits: Largest allowed costs; no limit if None.
             options: The options; defaults if None.
 
         Raises:
             ValueError: If no path can satisfy the limits.
         """
-        super().__init__(space, seed=seed, limits=limits)
-        self.options = options or LaNASOptions()
-        self._tree: tuple[int, Node] = (0, Node(self._encode([]), np.zeros(0), self.options))
+        super().__init__(space, limits)
+        self.options = options or Options()
+        self._tree: tuple[list[Observation], Node] | None = None
 
-    def _propose(self) -> Path:
-        generator = self._generator()
-        if len(self.history) < self.options.initial:
-            return self._pool.draw(generator, self.seen)
-        region = self.select()
-        for batch in itertools.islice(self._pool.batches(generator), self.options.batches):
-            path = first_unseen(batch[region.contains(self._encode(batch))], self.seen)
+    def propose(
+        self, history: Sequence[Observation], pending: Sequence[Proposal], seen: Seen, generator: np.random.Generator
+    ) -> Proposal:
+        """Draw from the leaf that ``select`` descends to; uniformly from the space before there is a tree."""
+        if len(history) < self.options.initial:
+            return Proposal(self.pool.draw(generator, seen))
+        region = self.select(history, [proposal.path for proposal in pending])
+        for batch in itertools.islice(self.pool.batches(generator), self.options.batches):
+            path = first_unseen(batch[region.contains(self._encode(batch))], seen)
             if path is not None:
-                return path
+                return Proposal(path)
         # The leaf is small or used up: stay near the best that is known of it.
-        paths, scores = self._samples()
+        paths, scores = _samples(history)
         best = np.where(region.contains(self._encode(paths)), scores, -np.inf).argmax()
-        mutants = self._pool.mutants(paths[best], generator)
-        path = first_unseen(mutants[region.contains(self._encode(mutants))], self.seen)
-        return path or self._pool.draw(generator, self.seen)
+        mutants = self.pool.mutants(paths[best], generator)
+        path = first_unseen(mutants[region.contains(self._encode(mutants))], seen)
+        return Proposal(path or self.pool.draw(generator, seen))
 
-    def select(self) -> Region:
+    def select(self, history: Sequence[Observation], pending: Sequence[ChoicePath] = ()) -> Region:
         """Descend from the root by ``ucb`` and return the region of the leaf."""
-        paths, scores = self._samples()
-        pending = self.pending
-        features = self._encode([*paths, *pending])
+        paths, scores = _samples(history)
+        features = self._encode([*paths, *sorted(pending)])
         values = np.append(_ranks(scores), np.full(len(pending), np.nan))
-        node, region = self._learn(), Region()
+        node, region = self._learn(history), Region()
         while node.split is not None:
             classifier, children = node.split
             good = classifier.predict(features).astype(bool)
@@ -199,26 +201,32 @@ class LaNAS(Strategy):
             features, values, node = features[good == best], values[good == best], children[best]
         return region
 
-    def _learn(self) -> Node:
+    def _learn(self, history: Sequence[Observation]) -> Node:
         """The root of the tree; learnt from the first ``initial`` + a multiple of ``selects`` samples."""
         initial, selects = self.options.initial, self.options.selects
-        size = initial + (len(self.history) - initial) // selects * selects
-        if self._tree[0] != size:
-            paths, scores = self._samples()
-            self._tree = size, Node(self._encode(paths[:size]), _ranks(scores[:size]), self.options)
+        samples = list(history[: initial + (len(history) - initial) // selects * selects])
+        if self._tree is None or self._tree[0] != samples:
+            paths, scores = _samples(samples)
+            self._tree = samples, Node(self._encode(paths), _ranks(scores), self.options)
         return self._tree[1]
 
-    def _samples(self) -> tuple[np.ndarray, np.ndarray]:
-        """Paths [N, L] and scores [N] of the history."""
-        return np.array([path for path, _ in self.history]), np.array([score for _, score in self.history])
-
-    def _encode(self, paths: Sequence[Path] | np.ndarray) -> np.ndarray:
+    def _encode(self, paths: Sequence[ChoicePath] | np.ndarray) -> np.ndarray:
         """One-hot features [N, sum of num_choices] of paths [N, L]."""
         offsets = np.cumsum([0, *self.space.num_choices[:-1]])
         columns = np.asarray(paths, dtype=np.int64).reshape(-1, self.space.num_positions) + offsets
         features = np.zeros((len(columns), sum(self.space.num_choices)))
         features[np.arange(len(columns))[:, None], columns] = 1
         return features
+
+
+def create(space: Space, options: Options, limits: Limits) -> LaNAS:
+    """Build the strategy."""
+    return LaNAS(space, limits, options)
+
+
+def _samples(history: Sequence[Observation]) -> tuple[np.ndarray, np.ndarray]:
+    """Paths [N, L] and scores [N] of a history."""
+    return np.array([seen.path for seen in history]), np.array([seen.value for seen in history])
 
 
 def _ranks(scores: np.ndarray) -> np.ndarray:

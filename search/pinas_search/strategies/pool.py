@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Container, Iterator, Sequence
 from functools import cached_property
 
 import numpy as np
 
-from ..spaces import Limits, Path, Space
+from ..spaces import AdditiveSpace, ChoicePath, Limits, Space
 
 __all__ = ['PathPool', 'SpaceExhaustedError', 'first_unseen']
 
@@ -54,7 +54,7 @@ class PathPool:
             for _ in range(_BATCHES):
                 yield self._allowed(self._uniform(generator))
 
-    def draw(self, generator: np.random.Generator, seen: Set[Path]) -> Path:
+    def draw(self, generator: np.random.Generator, seen: Container[ChoicePath]) -> ChoicePath:
         """Draw one path uniformly from those that are not in ``seen``.
 
         Raises:
@@ -80,7 +80,9 @@ class PathPool:
         return mutants[np.argsort((mutants != path).sum(axis=1), kind='stable')]
 
     def _uniform(self, generator: np.random.Generator) -> np.ndarray:
-        return generator.integers(0, self.space.num_choices, size=(_BATCH, self.space.num_positions))
+        columns = [np.array(choices) for choices in self.space.allowed]
+        drawn = generator.integers(0, list(map(len, columns)), size=(_BATCH, len(columns)))
+        return np.stack([choices[drawn[:, i]] for i, choices in enumerate(columns)], axis=1)
 
     def _allowed(self, paths: np.ndarray) -> np.ndarray:
         return paths[self.limits.allow(self.space, paths)]
@@ -88,29 +90,31 @@ class PathPool:
     @cached_property
     def _listed(self) -> np.ndarray | None:
         """All paths of the pool, [N, L], or None if they are too many."""
-        if self.limits == Limits() and self.space.size > _LISTED:
+        if not self.limits and self.space.size > _LISTED:
             return None
-        table = self.space.cost_table
-        # A beginning is dropped if its cheapest completion exceeds a limit.
-        checks = [(Limits(max_params=self.limits.max_params), table.params)]
-        checks += [(Limits(max_macs=self.limits.max_macs), table.macs)]
-        cheapest = [
-            (limits, np.array([row[:m].argmin() for row, m in zip(costs, self.space.num_choices, strict=True)]))
-            for limits, costs in checks
-        ]
+        if not isinstance(self.space, AdditiveSpace) and self.space.size > _LISTED:
+            return None  # nothing is known of a path before it is complete
         paths = np.zeros((1, self.space.num_positions), dtype=np.int64)
-        for position, m in enumerate(self.space.num_choices):
-            paths = np.tile(paths, m).reshape(-1, self.space.num_positions)  # each path m times, one below the other
-            paths[:, position] = np.arange(len(paths)) % m
-            for limits, completion in cheapest:
-                completed = np.where(np.arange(self.space.num_positions) <= position, paths, completion)
-                paths = paths[limits.allow(self.space, completed)]
+        for position, choices in enumerate(self.space.allowed):
+            # Each path once per choice, one below the other.
+            paths = np.repeat(paths, len(choices), axis=0)
+            paths[:, position] = np.tile(choices, len(paths) // len(choices))
+            if isinstance(self.space, AdditiveSpace):
+                paths = paths[self._can_be_completed(self.space, paths, position)]
             if len(paths) > _LISTED:
                 return None
-        return paths
+        return self._allowed(paths)
+
+    def _can_be_completed(self, space: AdditiveSpace, paths: np.ndarray, position: int) -> np.ndarray:
+        """Say of which paths [N, L] the beginning up to ``position`` can satisfy each limit, bool [N]."""
+        possible = np.ones(len(paths), dtype=bool)
+        for name, value in self.limits.largest.items():
+            completed = np.where(np.arange(space.num_positions) <= position, paths, space.cheapest(name))
+            possible &= Limits({name: value}).allow(space, completed)
+        return possible
 
 
-def first_unseen(paths: np.ndarray, seen: Set[Path]) -> Path | None:
+def first_unseen(paths: np.ndarray, seen: Container[ChoicePath]) -> ChoicePath | None:
     """Return the first of ``paths`` [N, L] that is not in ``seen``, None if there is none."""
     rows = (tuple(row.tolist()) for row in paths)
     return next((path for path in rows if path not in seen), None)

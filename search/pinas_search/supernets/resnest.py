@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,12 +11,24 @@ from torch import nn
 
 from pinas_models import PinasNet
 
-from ..spaces import Path, ResNeStSpace
+from ..spaces import ChoicePath, ResNeStSpace, Space
+from .base import ChainSupernet
 
-__all__ = ['ResNeStSupernet']
+__all__ = ['Options', 'ResNeStSupernet', 'create']
 
 
-class ResNeStSupernet(nn.Module):
+@dataclass(frozen=True)
+class Options:
+    """Options of the supernet.
+
+    Attributes:
+        downsample_share: All candidates of a position share the module of the shortcut (paper Table 7, DS).
+    """
+
+    downsample_share: bool = True
+
+
+class ResNeStSupernet(ChainSupernet):
     """All networks of a space in one (paper section 3.1; the authors' ``SuperResNet``).
 
     All paths share the stem and, with ``downsample_share``, the shortcut module of each stage. Everything else,
@@ -58,23 +71,14 @@ class ResNeStSupernet(nn.Module):
         self.register_state_dict_post_hook(_drop_aliases)
         self.register_load_state_dict_pre_hook(_expand_aliases)
 
-    def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
-        """Run one network; only its blocks are computed.
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        """Deep stem and pooling: images [N, 3, H, W] -> [N, 64, H / 4, W / 4] in the paper's space."""
+        return self.maxpool(self.act1(self.bn1(self.conv1(x))))
 
-        Args:
-            x: Images [N, 3, H, W].
-            path: One choice per position.
-
-        Returns:
-            The last feature map, [N, 2048, H / 32, W / 32] in the paper's space.
-
-        Raises:
-            ValueError: If the path is not in the space.
-        """
-        path = self.space.validate(path)
-        x = self.maxpool(self.act1(self.bn1(self.conv1(x))))
-        for blocks, choice in zip(self._blocks, path, strict=True):
-            x = blocks[choice](x)
+    def run(self, x: torch.Tensor, path: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Run the blocks of consecutive positions; ends with [N, 2048, H / 32, W / 32] in the paper's space."""
+        for position in positions:
+            x = self._blocks[position][path[position]](x)
         return x
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
@@ -111,7 +115,7 @@ class ResNeStSupernet(nn.Module):
         model.to(weight.dtype).load_state_dict(state)
         return model.train(self.training)
 
-    def _path_state(self, path: Path) -> dict[str, torch.Tensor]:
+    def _path_state(self, path: ChoicePath) -> dict[str, torch.Tensor]:
         """State dict of a path under the names of the stand-alone network."""
         modules = {'conv1': self.conv1, 'bn1': self.bn1}
         modules |= {
@@ -119,6 +123,17 @@ class ResNeStSupernet(nn.Module):
             for name, blocks, choice in zip(self.space.block_names, self._blocks, path, strict=True)
         }
         return {f'{prefix}.{name}': t for prefix, module in modules.items() for name, t in module.state_dict().items()}
+
+
+def create(space: Space, options: Options) -> ResNeStSupernet:
+    """Build the supernet of a ResNeSt space.
+
+    Raises:
+        ValueError: If the space is another one.
+    """
+    if not isinstance(space, ResNeStSpace):
+        raise ValueError(f'the supernet resnest holds networks of the ResNeSt spaces, not of {space.name}')
+    return ResNeStSupernet(space, downsample_share=options.downsample_share)
 
 
 def _aliases(supernet: ResNeStSupernet, prefix: str) -> dict[str, str]:

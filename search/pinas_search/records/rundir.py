@@ -16,12 +16,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from pinas_models.common.files import atomic_path, write_json
+from pinas_models.common.files import atomic_path, write_json, write_text
 from pinas_models.common.text import first_line
 
-__all__ = ['STAGES', 'StageDir', 'done_record', 'load_tensors', 'save_tensors']
-
-STAGES = ('learn', 'linear', 'search', 'retrain')
+__all__ = ['StageDir', 'done_record', 'load_tensors', 'save_tensors']
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:
@@ -79,7 +77,7 @@ class StageDir:
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Mark the stage as finished and drop the checkpoint, which is of no use any more."""
-        write_json(self.path / 'done.json', record)
+        write_json(self.path / 'done.json', dict(record))
         (self.path / 'checkpoint.pt').unlink(missing_ok=True)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -121,5 +119,4 @@ class StageDir:
             if record['step'] > last_step:
                 break
             kept.append(line + '\n')
-        with atomic_path(path) as temporary:
-            temporary.write_text(''.join(kept), encoding='utf-8')
+        write_text(path, ''.join(kept))

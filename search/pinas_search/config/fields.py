@@ -5,16 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .types import Fraction, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
 __all__ = [
     'Config',
     'DataConfig',
     'EvaluateConfig',
-    'LaNASConfig',
     'LearnConfig',
     'LinearConfig',
     'RetrainConfig',
     'SearchConfig',
     'ViewConfig',
+    'plain_views',
 ]
 
 
@@ -43,12 +45,12 @@ class DataConfig:
     root: str | None = None
     train_split: str = 'train'
     test_split: str = 'test'
-    image_size: int = 32
-    held_out_per_class: int = 50
+    image_size: PositiveInt = 32
+    held_out_per_class: NonNegativeInt = 50
     in_memory: Literal['auto', 'yes', 'no'] = 'auto'
-    workers: int = 2
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    workers: NonNegativeInt = 2
+    mean: tuple[NonNegativeFloat, NonNegativeFloat, NonNegativeFloat] = (0.485, 0.456, 0.406)
+    std: tuple[PositiveFloat, PositiveFloat, PositiveFloat] = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -66,14 +68,14 @@ class ViewConfig:
         flip_prob: Probability of the horizontal flip.
     """
 
-    scale: tuple[float, float] = (0.2, 1.0)
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
-    jitter: float = 0.4
-    jitter_prob: float = 0.8
-    grayscale_prob: float = 0.2
-    blur_prob: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
-    flip_prob: float = 0.5
+    scale: tuple[PositiveFloat, PositiveFloat] = (0.2, 1.0)
+    ratio: tuple[PositiveFloat, PositiveFloat] = (3 / 4, 4 / 3)
+    jitter: Fraction = 0.4
+    jitter_prob: Fraction = 0.8
+    grayscale_prob: Fraction = 0.2
+    blur_prob: Fraction = 0.5
+    blur_sigma: tuple[NonNegativeFloat, NonNegativeFloat] = (0.1, 2.0)
+    flip_prob: Fraction = 0.5
 
 
 def plain_views() -> ViewConfig:
@@ -86,9 +88,11 @@ class LearnConfig:
     """Supernet learning.
 
     Attributes:
-        method: How the supernet is trained: a module of ``pinas_search.methods`` or any importable module like them.
-        options: Options of the method, see the ``Options`` class of its module.
-        downsample_share: All candidates of a position share the module of the shortcut (paper Table 7, DS).
+        method: How the supernet is trained: ``pinas``, ``spos``, or any importable module with ``Options`` and
+            ``create``.
+        options: Options of the method, see its ``Options``.
+        supernet: The network whose paths are trained, by name or module; the one of the space if None.
+        supernet_options: Options of the supernet, such as ``downsample_share``.
         epochs: Passes over the training images.
         max_steps: Stop after this many steps (for trying out); None means all epochs.
         batch_size: Images per step.
@@ -102,15 +106,16 @@ class LearnConfig:
 
     method: str = 'pinas'
     options: dict[str, Any] = field(default_factory=dict)
-    downsample_share: bool = True
-    epochs: int = 100
-    max_steps: int | None = None
-    batch_size: int = 192
-    lr: float = 0.03
-    momentum: float = 0.9
+    supernet: str | None = None
+    supernet_options: dict[str, Any] = field(default_factory=dict)
+    epochs: PositiveInt = 100
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 192
+    lr: PositiveFloat = 0.03
+    momentum: Fraction = 0.9
     schedule: Literal['cosine', 'linear'] = 'cosine'
-    weight_decay: float = 1e-4
-    checkpoint_seconds: float = 60.0
+    weight_decay: NonNegativeFloat = 1e-4
+    checkpoint_seconds: PositiveFloat = 60.0
     views: ViewConfig | None = None
 
 
@@ -130,14 +135,14 @@ class LinearConfig:
         views: Random views of the images.
     """
 
-    epochs: int = 100
-    max_steps: int | None = None
-    batch_size: int = 256
-    lr: float = 30.0
-    milestones: tuple[int, ...] = (60, 80)
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    checkpoint_seconds: float = 60.0
+    epochs: PositiveInt = 100
+    max_steps: PositiveInt | None = None
+    batch_size: PositiveInt = 256
+    lr: PositiveFloat = 30.0
+    milestones: tuple[NonNegativeInt, ...] = (60, 80)
+    momentum: Fraction = 0.9
+    weight_decay: NonNegativeFloat = 0.0
+    checkpoint_seconds: PositiveFloat = 60.0
     views: ViewConfig = field(default_factory=plain_views)
 
 
@@ -155,27 +160,10 @@ class EvaluateConfig:
     """
 
     recalibrate: bool = True
-    batches: int = 391
-    batch_size: int = 128
+    batches: PositiveInt = 391
+    batch_size: PositiveInt = 128
     variance: Literal['mean', 'pooled'] = 'mean'
-    max_images: int | None = None
-
-
-@dataclass(frozen=True)
-class LaNASConfig:
-    """Options of the strategy ``lanas``, see ``pinas_search.strategies.LaNASOptions``.
-
-    Attributes:
-        cp: Weight of exploration, for scores that are ranks in 0..1.
-        initial: Uniform samples before the first tree.
-        selects: Samples between one tree and the next.
-        min_leaf: Fewest samples of a node; the first split needs twice as many.
-    """
-
-    cp: float = 0.1
-    initial: int = 80
-    selects: int = 8
-    min_leaf: int = 20
+    max_images: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
@@ -183,29 +171,37 @@ class SearchConfig:
     """Which candidates are scored.
 
     Attributes:
-        strategy: ``lanas``, ``random``, or ``optuna:NAME`` with a sampler of Optuna (``optuna:TPESampler``).
-        candidates: Number of candidates to score.
-        max_params: Largest allowed number of parameters.
-        max_macs: Largest allowed multiply-accumulates for one image.
-        lanas: Options of the strategy ``lanas``.
-        evaluate: How a candidate is scored.
+        strategy: ``lanas``, ``random``, ``optuna:NAME`` with a sampler of Optuna (``optuna:TPESampler``), or any
+            importable module with ``Options`` and ``create``.
+        options: Options of the strategy, see its ``Options``.
+        candidates: Number of candidates to score; may be raised after the search has finished, which then goes on.
+        limits: Largest allowed costs, by name: ``{params: 3e6, macs: 1e9}``.
+        skip_equivalents: Propose no path that is the same function as one before, where the space can tell.
+        scorer: ``accuracy`` inside the supernet, ``method:NAME`` with a score of the method's own, ``cost:NAME`` (a
+            predictor that needs no supernet), or any importable module with ``Options`` and ``create``.
+        scorer_options: Options of the scorer, see its ``Options``.
+        evaluate: How the accuracy of a candidate is measured.
     """
 
     strategy: str = 'lanas'
-    candidates: int = 1000
-    max_params: int | None = None
-    max_macs: int | None = None
-    lanas: LaNASConfig = field(default_factory=LaNASConfig)
+    options: dict[str, Any] = field(default_factory=dict)
+    candidates: PositiveInt = 1000
+    limits: dict[str, PositiveFloat] = field(default_factory=dict)
+    skip_equivalents: bool = False
+    scorer: str = 'accuracy'
+    scorer_options: dict[str, Any] = field(default_factory=dict)
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
 
 
 @dataclass(frozen=True)
 class RetrainConfig:
-    """Training of the winner as a network of its own.
+    """Training of the winner as a network of its own. The paper trains the best 5 and 8 random paths.
 
     Attributes:
         start: ``scratch`` draws fresh weights, ``inherited`` takes those of the supernet.
+        top: The best candidates that are trained, the winner among them.
         random_paths: Random paths that are trained in the same way, for comparison.
+        seeds: Trainings of each network, with different seeds.
         epochs: Passes over the training images, the held-out ones included.
         batch_size: Images per step.
         optimizer: Name of a timm optimizer.
@@ -225,22 +221,24 @@ class RetrainConfig:
     """
 
     start: Literal['scratch', 'inherited'] = 'scratch'
-    random_paths: int = 0
-    epochs: int = 270
-    batch_size: int = 512
+    top: PositiveInt = 1
+    random_paths: NonNegativeInt = 0
+    seeds: PositiveInt = 1
+    epochs: PositiveInt = 270
+    batch_size: PositiveInt = 512
     optimizer: str = 'sgd'
-    lr: float = 0.2
-    weight_decay: float = 1e-4
+    lr: PositiveFloat = 0.2
+    weight_decay: NonNegativeFloat = 1e-4
     schedule: str = 'cosine'
-    warmup_epochs: int = 5
-    ema_decay: float = 0.0
-    label_smoothing: float = 0.1
-    mixup: float = 0.0
-    cutmix: float = 0.0
-    erase_prob: float = 0.0
-    drop_path_rate: float = 0.0
-    drop_rate: float = 0.0
-    checkpoint_seconds: float = 60.0
+    warmup_epochs: NonNegativeInt = 5
+    ema_decay: Fraction = 0.0
+    label_smoothing: Fraction = 0.1
+    mixup: NonNegativeFloat = 0.0
+    cutmix: NonNegativeFloat = 0.0
+    erase_prob: Fraction = 0.0
+    drop_path_rate: Fraction = 0.0
+    drop_rate: Fraction = 0.0
+    checkpoint_seconds: PositiveFloat = 60.0
     views: ViewConfig = field(default_factory=plain_views)
 
 
@@ -249,7 +247,8 @@ class Config:
     """A run.
 
     Attributes:
-        space: The search space.
+        space: The search space: ``mini``, ``resnest50``, or any importable module with ``Options`` and ``create``.
+        space_options: Options of the space, see its ``Options``.
         seed: Seed of everything random.
         device: ``auto`` takes CUDA or MPS where there is one.
         precision: ``bf16`` runs the networks under autocast; losses, BN statistics and scores stay in float32.
@@ -261,11 +260,12 @@ class Config:
         retrain: Training of the winner.
     """
 
-    space: Literal['resnest50', 'mini'] = 'mini'
-    seed: int = 0
+    space: str = 'mini'
+    space_options: dict[str, Any] = field(default_factory=dict)
+    seed: NonNegativeInt = 0
     device: Literal['auto', 'cpu', 'cuda', 'mps'] = 'auto'
     precision: Literal['fp32', 'bf16'] = 'fp32'
-    threads: int | None = None
+    threads: PositiveInt | None = None
     data: DataConfig = field(default_factory=DataConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
     linear: LinearConfig = field(default_factory=LinearConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
@@ -14,8 +15,8 @@ from pinas_models.common.configs import find_file, packaged_configs
 from pinas_models.common.files import write_text
 from pinas_models.common.text import nearest, one_line
 
-from .config import Config
-from .rundir import STAGES
+from .. import STAGES
+from .fields import Config
 
 __all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'to_yaml', 'write_config']
 
@@ -24,10 +25,8 @@ T = TypeVar('T')
 # What a run may change without becoming another run: where it is executed.
 _PLACE = ('device', 'threads', 'data.root', 'data.workers')
 
-_POSITIVE = {'batch_size', 'batches', 'candidates', 'checkpoint_seconds', 'epochs', 'image_size', 'lr', 'max_images'}
-_POSITIVE |= {'max_macs', 'max_params', 'max_steps', 'std', 'threads', 'scale', 'ratio'}
-_FRACTIONS = {'blur_prob', 'drop_path_rate', 'drop_rate', 'ema_decay', 'erase_prob', 'flip_prob', 'grayscale_prob'}
-_FRACTIONS |= {'jitter', 'jitter_prob', 'label_smoothing', 'momentum'}
+# Words for jsonargparse's conditions.
+_BOUNDS = {'v>0': 'must be above 0', 'v>=0 and v<=1': 'must lie in 0..1', 'v>=0': 'must not be negative'}
 
 
 def builtin_configs() -> dict[str, Path]:
@@ -55,7 +54,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
         try:
             content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f'{path} is not valid YAML: {" ".join(str(error).split())}') from error
+            raise ValueError(f'{path} is not valid YAML: {one_line(error)}') from error
         if not isinstance(content, dict):
             raise ValueError(f'{path} must hold keys and values, not a {type(content).__name__}')
         _check_keys(_flatten(content), str(path))
@@ -70,9 +69,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     parser.add_argument('--config', action='config')
     parser.add_class_arguments(Config, None)
     values = _parse(parser, arguments)
-    config = Config(**{field.name: values[field.name] for field in fields(Config)})
-    _check_values(config)
-    return config
+    return Config(**{field.name: values[field.name] for field in fields(Config)})
 
 
 def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
@@ -92,7 +89,10 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
             raise ValueError(f'unknown key {where}.{key}{nearest(key, known, 0.5)}; known are {", ".join(known)}')
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(cls, where)
-    return _parse(parser, [f'--{where}.{key}={yaml.safe_dump(value).strip()}' for key, value in options.items()])[where]
+    values = _parse(parser, {where: dict(options)})
+    for part in where.split('.'):
+        values = values[part]
+    return values
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -123,6 +123,8 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
             for key in dict.fromkeys([*before, *now])
             if before.get(key) != now.get(key) and key not in _PLACE and not key.startswith(waiting)
             if not key.endswith('.checkpoint_seconds')
+            # A search may be made longer, whether it has finished or not.
+            if not (key == 'search.candidates' and now[key] > before.get(key, 0))
         ]
         if differences:
             raise ValueError(
@@ -132,11 +134,16 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     write_config(config, path)
 
 
-def _parse(parser: ArgumentParser, arguments: list[str]) -> Any:
+def _parse(parser: ArgumentParser, arguments: list[str] | dict[str, Any]) -> Any:
     try:
-        return parser.instantiate(parser.parse_args(arguments))
+        parse = parser.parse_object if isinstance(arguments, dict) else parser.parse_args
+        return parser.instantiate(parse(arguments))
     except ArgumentError as error:
         message = one_line(str(error).replace('Parser key ', ''))
+        key = re.search(r'"([\w.]+)"', message)
+        bound = re.search(r'(\S*) does not conform to restriction (v[^\n]*?)(?= - |$)', message)
+        if key and bound and bound[2].strip() in _BOUNDS:
+            message = f'{key[1]} is {bound[1].removeprefix(":") or "no number"}; it {_BOUNDS[bound[2].strip()]}'
         raise ValueError(f'wrong value: {message}') from error
 
 
@@ -171,21 +178,11 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, for YAML."""
+    """Tuples as lists and bounded numbers as numbers, for YAML."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
-def _check_values(config: Config) -> None:
-    for key, value in _flatten(asdict(config)).items():
-        name = key.rpartition('.')[2]
-        for number in value if isinstance(value, tuple) else (value,):
-            if key.startswith('learn.options.') or isinstance(number, bool) or not isinstance(number, (int, float)):
-                continue
-            if name in _POSITIVE and not number > 0:
-                raise ValueError(f'{key} is {value}; it must be above 0')
-            if name in _FRACTIONS and not 0 <= number <= 1:
-                raise ValueError(f'{key} is {value}; it must lie in 0..1')
-            if number < 0:
-                raise ValueError(f'{key} is {value}; it must not be negative')
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return float(value)
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .config import ViewConfig
+from ..config import ViewConfig
 
 __all__ = [
     'boxes_from_draws',

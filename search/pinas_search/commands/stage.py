@@ -1,0 +1,103 @@
+"""The commands that run stages: one each, all of them, or none but the checks before them."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import STAGES
+
+__all__ = ['COMMANDS', 'StageCommand']
+
+
+@dataclass(frozen=True)
+class StageCommand:
+    """Checks a configuration, then runs stages.
+
+    Attributes:
+        stages: Their names, in order; none for the checks alone.
+        HELP: What the command does.
+        EXAMPLES: Lines that show it.
+    """
+
+    stages: tuple[str, ...]
+    HELP: str
+    EXAMPLES: str
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the arguments."""
+        parser.add_argument('--config', action='append', metavar='NAME', help='YAML file or built-in name')
+        parser.add_argument('--out', type=Path, metavar='DIR', help='run directory (default: runs/<config>-<seed>)')
+        parser.add_argument('--seed', type=int, help='seed of everything random')
+        parser.add_argument('--device', help='auto, cpu, cuda or mps')
+        parser.add_argument('--show', action='store_true', help='print the resolved configuration as YAML and stop')
+        parser.add_argument('overrides', nargs='*', metavar='key=value', help='any setting, such as learn.epochs=2')
+
+    def run(self, args: argparse.Namespace) -> int:
+        """Run the command; returns the exit code.
+
+        Raises:
+            ValueError: For anything that is wrong with the configuration or the run directory.
+        """
+        import torch
+
+        from ..config import check_run_dir, parse_config, to_yaml
+        from ..records import own
+        from ..stages import Run, stage_function
+
+        sources = args.config or ['digits']
+        shortcuts = {'seed': args.seed, 'device': args.device}
+        given = [f'{key}={value}' for key, value in shortcuts.items() if value is not None]
+        config = parse_config(sources, [*args.overrides, *given])
+        if args.show:
+            print(to_yaml(config), end='')
+            return 0
+        if config.threads is not None:
+            torch.set_num_threads(config.threads)
+        run = Run(config, args.out or Path('runs') / f'{Path(sources[-1]).stem}-{config.seed}')
+        run.check()  # before the directory is begun
+        if not self.stages:
+            print(f'nothing to object: {run.space.name} with {run.space.size:,} networks, {run.num_classes} classes')
+            return 0
+        with own(run.path):
+            check_run_dir(config, run.path)
+            try:
+                for stage in self.stages:
+                    stage_function(stage)(run)
+            except KeyboardInterrupt as error:
+                print('pinas-search: interrupted; the same command goes on from here', file=sys.stderr)
+                return 128 + getattr(error, 'number', 2)
+        return 0
+
+
+_ALL = """examples:
+  pinas-search run --config digits                            everything on built-in data, a few minutes on two cores
+  pinas-search run --config cifar10 data.root=data/cifar10    Π-NAS on CIFAR-10
+  pinas-search run --config digits --seed 3 learn.epochs=2    change any setting with key=value
+  pinas-search run --config cifar10 --show                    print every setting and its value, and stop
+
+Starting again with the same --out continues where a run stopped. Settings are the fields of the configuration file,
+dotted.
+"""
+_HELP = {
+    'learn': 'learn the supernet',
+    'linear': 'train a classifier on the frozen supernet',
+    'search': 'score candidates and choose the winner',
+    'retrain': 'train the winner, and others for comparison, on their own',
+    'report': 'write the page again',
+}
+_ONE = """examples:
+  pinas-search {0} --config digits --out runs/digits-0     it goes on where it stopped
+"""
+
+COMMANDS = {
+    'run': StageCommand(STAGES, 'run all stages, in order', _ALL),
+    **{name: StageCommand((name,), _HELP[name], _ONE.format(name)) for name in STAGES},
+    'check': StageCommand(
+        (),
+        'find what is wrong with a configuration before hours of work',
+        'examples:\n  pinas-search check --config cifar10 data.root=data/cifar10\n',
+    ),
+}

@@ -1,0 +1,32 @@
+"""The configuration of a run: its fields, and the files they are read from."""
+
+from .fields import (
+    Config,
+    DataConfig,
+    EvaluateConfig,
+    LearnConfig,
+    LinearConfig,
+    RetrainConfig,
+    SearchConfig,
+    ViewConfig,
+    plain_views,
+)
+from .files import builtin_configs, check_run_dir, parse_config, parse_options, to_yaml, write_config
+
+__all__ = [
+    'Config',
+    'DataConfig',
+    'EvaluateConfig',
+    'LearnConfig',
+    'LinearConfig',
+    'RetrainConfig',
+    'SearchConfig',
+    'ViewConfig',
+    'builtin_configs',
+    'check_run_dir',
+    'parse_config',
+    'parse_options',
+    'plain_views',
+    'to_yaml',
+    'write_config',
+]

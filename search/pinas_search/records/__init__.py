@@ -1,0 +1,8 @@
+"""What a run leaves on the disk: stage folders, the study of its candidates, and the lock of its owner."""
+
+from .candidates import Candidate
+from .lock import own
+from .rundir import StageDir, done_record, load_tensors, save_tensors
+from .trials import Trials
+
+__all__ = ['Candidate', 'StageDir', 'Trials', 'done_record', 'load_tensors', 'own', 'save_tensors']

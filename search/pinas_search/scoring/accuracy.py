@@ -1,0 +1,157 @@
+"""Candidate evaluation: recalibrate a path's BN, then top-1 of the linear classifier on the held-out images."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from ..data import Batch, epoch_batches
+from ..randomness import generator
+from ..spaces import ChoicePath
+from .base import Score, Tools, pack
+from .recalibrate import recalibrate_bn
+
+__all__ = ['NEEDS', 'CandidateEvaluator', 'Judgement', 'Options', 'create', 'judge']
+
+NEEDS = frozenset({'supernet', 'classifier'})
+_CACHE_BYTES = 1 << 30
+# Cross-entropy decides between equal accuracies and nothing else: below 100 nats it moves a score by less than 1e-5,
+# and accuracies on up to 100,000 images differ by more.
+_TIE = 1e-7
+
+
+@dataclass(frozen=True)
+class Options:
+    """The evaluation is configured at ``search.evaluate``; there is nothing more to choose."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a network does with labelled images.
+
+    Attributes:
+        correct: Which images were right, bool [N] on the CPU.
+        cross_entropy: Mean cross-entropy, in nats.
+    """
+
+    correct: torch.Tensor
+    cross_entropy: float
+
+    @property
+    def accuracy(self) -> float:
+        """Top-1 accuracy, 0..1."""
+        return int(self.correct.sum()) / len(self.correct)
+
+    @property
+    def score(self) -> Score:
+        """Accuracy, and the lower cross-entropy where accuracies tie."""
+        value = self.accuracy - _TIE * min(self.cross_entropy, 100.0)
+        return Score(value, {'accuracy': self.accuracy, 'cross_entropy': self.cross_entropy}, pack(self.correct))
+
+
+@torch.no_grad()
+def judge(
+    network: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
+) -> Judgement:
+    """Judge ``network`` (normalised images [N, 3, H, W] -> logits [N, C]) by batches of (images, labels)."""
+    correct, losses = [], []
+    for images, labels in batches:
+        logits = network(images)
+        correct.append((logits.argmax(1) == labels).cpu())
+        losses.append(F.cross_entropy(logits.float(), labels, reduction='none').double().cpu())
+    loss = float(torch.cat(losses).mean())
+    return Judgement(torch.cat(correct), loss if loss == loss else float('inf'))
+
+
+class CandidateEvaluator:
+    """Scores paths of a supernet (paper section 3.3). Every path sees the same images in the same order.
+
+    Attributes:
+        num_calibration: Images of the recalibration; 0 without it.
+        num_scored: Images behind a score.
+        facts: The same, for the report.
+    """
+
+    def __init__(self, tools: Tools) -> None:
+        """Prepare the evaluation.
+
+        Args:
+            tools: Supernet, classifier, images and settings; BN statistics of the supernet are overwritten path by
+                path.
+
+        Raises:
+            ValueError: If there are no held-out images.
+        """
+        config, seed = tools.config.search.evaluate, tools.config.seed
+        train, held_out, views = tools.splits.train, tools.splits.held_out, tools.config.linear.views
+        if not len(held_out):
+            raise ValueError('there are no held-out images to score candidates on: set data.held_out_per_class above 0')
+        if not config.recalibrate:
+            warnings.warn(
+                'search.evaluate.recalibrate is off: scores then mix the BN statistics of all paths and rank them '
+                'hardly better than chance; use it for comparison only',
+                stacklevel=2,
+            )
+        self.supernet, self.classifier = tools.load_supernet(), tools.load_classifier()
+        self.config, self.autocast = config, tools.autocast
+        # In a fixed random order: folders list their images class by class, and the first ones would be of one class.
+        size = min(config.batch_size, len(train))
+        batches = epoch_batches(len(train), size, seed=seed, purpose='recalibrate/order', epoch=0)[: config.batches]
+        order = torch.randperm(len(held_out), generator=generator(seed, 'score/order'))[: config.max_images]
+        scored = list(order.split(config.batch_size))
+        self.num_calibration = sum(map(len, batches)) if config.recalibrate else 0
+        self.num_scored = sum(map(len, scored))
+
+        def calibration() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+            crops = train.random_crops(batches, num_views=1, views=views, seed=seed, purpose='recalibrate/crops')
+            for i, batch in enumerate(crops):
+                yield tools.augment(batch.images, views, 'recalibrate', i)[0], batch.labels
+
+        def prepare(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+            return tools.normalize(batch.images), batch.labels
+
+        self.facts: dict[str, object] = {
+            'recalibrated': config.recalibrate,
+            'calibration_images': self.num_calibration,
+            'held_out_images': self.num_scored,
+        }
+        pixels = 3 * tools.config.data.image_size**2 * 4
+        self._calibration = _cached(calibration, self.num_calibration * pixels)
+        self._scored = _cached(lambda: map(prepare, held_out.center_crops(scored)), self.num_scored * pixels)
+
+    def score(self, paths: Sequence[ChoicePath]) -> list[Score]:
+        """Top-1 accuracy of paths on the held-out images, after recalibration."""
+        return [self._judge(path).score for path in paths]
+
+    def _judge(self, path: ChoicePath) -> Judgement:
+        supernet = self.supernet.eval()
+        with self.autocast():
+            if self.config.recalibrate:
+                images = (images for images, _ in self._calibration())
+                recalibrate_bn(supernet, path, images, variance=self.config.variance)
+            return judge(lambda x: self.classifier(supernet.features(supernet(x, path))), self._scored())
+
+
+def create(tools: Tools, options: Options) -> CandidateEvaluator:
+    """Build the evaluator."""
+    return CandidateEvaluator(tools)
+
+
+def _cached(
+    batches: Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]], num_bytes: int
+) -> Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
+    """Keep prepared batches when they are small: they are the same for every candidate."""
+    if num_bytes > _CACHE_BYTES:
+        return batches
+    store: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def cached() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        if not store:
+            store.extend(batches())
+        return iter(store)
+
+    return cached

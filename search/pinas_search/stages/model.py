@@ -1,0 +1,100 @@
+"""The folder of a trained network: weights, configuration and card."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from timm.models import save_for_hf
+from torch import nn
+
+from pinas_models.common.files import write_json, write_text
+
+from ..records import save_tensors
+from ..spaces import ChoicePath
+from .run import Run
+
+__all__ = ['save_network']
+
+
+def save_network(run: Run, model: nn.Module, path: ChoicePath, result: Mapping[str, Any], folder: Path) -> None:
+    """Write a folder that timm's ``local-dir:`` opens, if the network is a timm model; else weights and the path.
+
+    Args:
+        run: The run.
+        model: The trained network.
+        path: Its path.
+        result: The record of the training.
+        folder: Where to.
+    """
+    data, names = run.config.data, list(run.splits.class_names)
+    model = model.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model_args = run.space.model_args(path)
+    if model_args is None:
+        save_tensors(model, folder / 'model.safetensors')
+        rebuild = {'space': run.config.space, 'space_options': dict(run.config.space_options), 'path': result['path']}
+        write_json(folder / 'config.json', {**rebuild, 'num_classes': len(names), 'label_names': names})
+    else:
+        config = {
+            'num_classes': len(names),
+            'label_names': names,
+            'pretrained_cfg': {
+                'tag': 'searched',
+                'input_size': (3, data.image_size, data.image_size),
+                'mean': data.mean,
+                'std': data.std,
+                'crop_pct': 1.0 if data.image_size < 64 else 0.875,
+                'interpolation': 'bilinear',
+                'num_classes': len(names),
+            },
+        }
+        save_for_hf(model, str(folder), config, {**model_args, 'num_classes': len(names)}, True)
+    write_text(folder / 'README.md', _card(run, path, result))
+
+
+def _card(run: Run, path: ChoicePath, result: Mapping[str, Any]) -> str:
+    """The model card: architecture, data, seed, measured accuracy, command. Markdown with the Hub's front matter."""
+    description, config = run.space.describe(), run.config
+    rows = '\n'.join(
+        f'| {group.title} | {" ".join(str(path[p]) for p in group.positions)} '
+        f'| {", ".join(description.choices[path[p]].name for p in group.positions)} |'
+        for group in description.groups
+    )
+    data = config.data.source if config.data.root is None else Path(config.data.root).name
+    command = ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    is_timm = run.space.model_args(path) is not None
+    usage = (
+        """import timm, pinas_models  # the import registers the architecture
+model = timm.create_model('local-dir:PATH_TO_THIS_FOLDER', pretrained=True)"""
+        if is_timm
+        else """from safetensors.torch import load_file
+# SPACE is the space named above, PATH the digits in the title
+model = SPACE.build(SPACE.decode(PATH), num_classes=len(LABELS))
+model.load_state_dict(load_file('model.safetensors'))"""
+    )
+    return f"""---
+tags: [image-classification, {'timm, ' if is_timm else ''}neural-architecture-search]
+pipeline_tag: image-classification
+library_name: {'timm' if is_timm else 'pytorch'}
+---
+# Model card for {run.space.name} {result['path']}
+
+A network of the space `{run.space.name}`, trained as `{result['name']}` of the run `{run.path.name}`.
+
+| part | choices | operations |
+|---|---|---|
+{rows}
+
+- Parameters {result['params']:,}; multiply-accumulates {result['macs']:,} at {config.data.image_size} px
+- Data: {data}, image size {config.data.image_size}; seed {config.seed}, training {result['seed']}
+- Top-1, measured here: {result['accuracy']:.4f} on {result['images']} {result['accuracy_on']} images
+- Weights: {result['epochs']} epochs from {result['start']}; supernet method `{config.learn.method}`
+- Command: `{command}`
+
+```python
+{usage}
+```
+"""

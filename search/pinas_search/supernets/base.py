@@ -1,0 +1,104 @@
+"""What a weight-sharing network is: it runs any path of its space, and hands out its parts."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..spaces import Space
+
+__all__ = ['ChainSupernet', 'Supernet']
+
+
+class Supernet(nn.Module, ABC):
+    """All networks of a space in one. Methods train it, scorers judge its paths, ``extract`` takes one out.
+
+    A new supernet is one module with a subclass, a dataclass ``Options`` and a function
+    ``create(space, options) -> Supernet``; ``learn.supernet`` names the module.
+
+    Attributes:
+        space: The space.
+        num_features: Features F that a classifier gets.
+    """
+
+    space: Space
+    num_features: int
+
+    @abstractmethod
+    def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
+        """Run one network; only its modules are computed.
+
+        Args:
+            x: Images [N, 3, H, W].
+            path: One choice per position.
+
+        Returns:
+            The last feature map [N, F, h, w].
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+
+    def features(self, feature_map: torch.Tensor) -> torch.Tensor:
+        """What a classifier gets: the average of a feature map [N, F, h, w] over its pixels, [N, F]."""
+        return feature_map.mean((2, 3))
+
+    @abstractmethod
+    def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
+        """The modules that hold a path's weights, the shared ones included."""
+
+    @abstractmethod
+    def shared_modules(self) -> list[nn.Module]:
+        """The modules that every path has."""
+
+    @abstractmethod
+    def extract(self, path: Sequence[int], classifier: nn.Linear | None = None) -> nn.Module:
+        """Build the stand-alone network of a path with the weights that it has here.
+
+        Args:
+            path: The path.
+            classifier: Head to inherit; no head if None.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+
+
+class ChainSupernet(Supernet):
+    """A supernet whose positions follow one another, so that paths with the same beginning share its results."""
+
+    @abstractmethod
+    def stem(self, x: torch.Tensor) -> torch.Tensor:
+        """What comes before the first position: images [N, 3, H, W] -> the first feature map."""
+
+    @abstractmethod
+    def run(self, x: torch.Tensor, path: Sequence[int], positions: Sequence[int]) -> torch.Tensor:
+        """Run consecutive positions of a path, which is taken as valid.
+
+        Args:
+            x: Feature map that enters the first of ``positions``.
+            path: One choice per position of the space.
+            positions: The positions, in order.
+
+        Returns:
+            The feature map behind the last of ``positions``.
+        """
+
+    def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
+        """Run one network; only its modules are computed.
+
+        Args:
+            x: Images [N, 3, H, W].
+            path: One choice per position.
+
+        Returns:
+            The last feature map [N, F, h, w].
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        return self.run(self.stem(x), path, range(self.space.num_positions))
