@@ -286,7 +286,7 @@ def test_detection_names_of_the_published_size_map_both_ways():
 
 
 def test_supernet_of_our_search(tmp_path):
-    from pinas_search.rundir import save_tensors
+    from pinas_search.records.rundir import save_tensors
     from pinas_search.spaces import mini
     from pinas_search.supernets import ResNeStSupernet
 

@@ -134,7 +134,7 @@ def test_packaged_cfg_describes_cifar10():
     assert cfg.tag == 'cifar10'
     assert list(cfg.label_names) == names.split()
     assert (cfg.num_classes, cfg.input_size) == (10, (3, 32, 32))
-    from pinas_search.configuration import parse_config
+    from pinas_search.config import parse_config
 
     data = parse_config(['cifar10'], []).data
     assert (cfg.mean, cfg.std) == (tuple(data.mean), tuple(data.std))
