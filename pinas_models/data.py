@@ -103,7 +103,7 @@ class TimmImages:
         return [self.dataset[index][1] for index in range(len(self))]
 
     def class_folders(self) -> set[tuple[str, int]]:
-        """Folders with images, each with its class: of a folder, or of a tar, possibly one of tars with a class each."""
+        """Folders with images, each with its class: of a folder, or of a tar, perhaps one of tars with a class each."""
         if isinstance(self.reader, ReaderImageInTar):
             return {
                 (os.path.dirname(member.path) or (child.name if child else ''), int(target))

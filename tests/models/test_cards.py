@@ -1,6 +1,7 @@
 """The model cards: the Hub can read them, every number in them is right and says where it comes from."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -475,6 +476,9 @@ def test_card_of_another_model_is_found(tmp_path, network):
 
 
 def test_line_ends_of_windows(tmp_path, network):
-    path = tmp_path / 'README.md'
-    path.write_bytes(folder_card(network, 'somebody/mine').replace('\n', '\r\n').encode())
-    check_card(path, network)
+    path, card = tmp_path / 'README.md', folder_card(network, 'somebody/mine')
+    params = sum(parameter.numel() for parameter in network.parameters())
+    for text, fault in ((card, ''), (card.replace(f'{params:,}', f'{params + 1:,}'), f'states {params + 1:,} param')):
+        path.write_bytes(text.replace('\n', '\r\n').encode())
+        with pytest.raises(ValueError, match=fault) if fault else nullcontext():
+            check_card(path, network)
