@@ -37,7 +37,7 @@ def save_network(run: Run, model: nn.Module, path: ChoicePath, result: Mapping[s
         folder: Where to.
     """
     data, names = run.config.data, list(run.splits.class_names)
-    model = model.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model = model.cpu().to(memory_format=torch.contiguous_format)
     model_args = run.space.model_args(path)
     if model_args is None:
         save_tensors(model, folder / 'model.safetensors')

@@ -104,7 +104,7 @@ class OptunaStrategy(Strategy):
                     for name, choices in zip(self._distributions, self.space.allowed, strict=True)
                 )
                 if path not in seen and self.limits.allow(self.space, np.array([path]))[0]:
-                    return Proposal(path, {'trial': trial.system_attrs, 'study': study.system_attrs})
+                    return Proposal(path, self._notes(study))
                 study.tell(trial, state=TrialState.FAIL)
         near = first_unseen(self.pool.mutants(path, generator), seen)
         return Proposal(near or self.pool.draw(generator, seen))
@@ -122,6 +122,15 @@ class OptunaStrategy(Strategy):
         for key, value in latest.items():
             study._storage.set_study_system_attr(study._study_id, key, value)
         return study
+
+    @staticmethod
+    def _notes(study: optuna.Study) -> dict[str, Any]:
+        """What the sampler has noted about its last trial and about the study."""
+        (*_, last) = study.get_trials(deepcopy=False)
+        return {
+            'trial': dict(last.system_attrs),
+            'study': dict(study._storage.get_study_system_attrs(study._study_id)),
+        }
 
     def _trial(
         self, path: ChoicePath, notes: Mapping[str, Any], state: TrialState, value: float | None = None
