@@ -178,7 +178,7 @@ def test_weights_must_be_complete(tmp_path):
         torch.save({'state_dict': wrong}, path)
         with pytest.raises(ValueError, match=r'lacks \d+ weights of the model \(.*; it has .*init_cfg'):
             load_checkpoint(Classifier(), path)
-        with pytest.raises(ValueError, match=r'\d+ weights are missing \('):
+        with pytest.raises(ValueError, match=r'missing names: \d+ \('):
             load_weights(Classifier(), path)
     # Counters are absent in old files, and DistributedDataParallel puts a word before the names.
     complete = {f'module.{name}': tensor for name, tensor in weights.items() if 'num_batches' not in name}
@@ -195,8 +195,8 @@ def test_strict_loading_says_what_is_wrong(tmp_path):
     path = tmp_path / 'w.safetensors'
     save_file(weights, path)
     message = (
-        r'does not fit the model: 1 weights are unknown \(more\); '
-        r'1 weights have another shape \(head\.weight \[5, 512\] instead of \[3, 512\]\)'
+        r'does not fit the model: unknown names: 1 \(more\); '
+        r'wrong shapes: 1 \(head\.weight \[5, 512\] instead of \[3, 512\]\)'
     )
     with pytest.raises(ValueError, match=message):
         load_weights(Classifier(), path)

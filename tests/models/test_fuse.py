@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pinas_models
 from pinas_models import fuse
-from pinas_models.fuse import FusedSplitAttn, fold_batch_norms
+from pinas_models.deploy.fuse import FusedSplitAttn, fold_batch_norms
 
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
