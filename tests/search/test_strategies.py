@@ -529,7 +529,7 @@ def test_classifier_is_pluggable():
     conditions = select(searched(initial=40, min_leaf=10, classifier='test_strategies:Tree')).conditions
     assert conditions
     assert all(type(c).__name__ == 'Tree' for c, _ in conditions)
-    with pytest.raises(ValueError, match="classifier of LaNAS is 'sklearn.tree.Tree', which cannot be imported"):
+    with pytest.raises(ValueError, match=r"classifier of LaNAS is 'sklearn\.tree\.Tree', which cannot be imported"):
         lanas(toy(2, 2), classifier='sklearn.tree.Tree')
 
 

@@ -104,10 +104,11 @@ class OptunaStrategy(Strategy):
                     for name, choices in zip(self._distributions, self.space.allowed, strict=True)
                 )
                 if path not in seen and self.limits.allow(self.space, np.array([path]))[0]:
-                    return Proposal(path, {'trial': trial.system_attrs, 'study': study.system_attrs})
+                    own = study._storage.get_trial(trial._trial_id).system_attrs
+                    return Proposal(path, {'trial': dict(own), 'study': _study_attributes(study)})
                 study.tell(trial, state=TrialState.FAIL)
         near = first_unseen(self.pool.mutants(path, generator), seen)
-        return Proposal(near or self.pool.draw(generator, seen))
+        return Proposal(near or self.pool.draw(generator, seen), {'study': _study_attributes(study)})
 
     def _study(self, history: Sequence[Observation], pending: Sequence[Proposal]) -> optuna.Study:
         """A study in memory with what is known; pending paths are running trials, which samplers may take as bad."""
@@ -144,6 +145,11 @@ class OptunaStrategy(Strategy):
 def create(space: Space, options: Options, limits: Limits) -> OptunaStrategy:
     """Build the strategy."""
     return OptunaStrategy(space, limits, options.sampler)
+
+
+def _study_attributes(study: optuna.Study) -> dict[str, Any]:
+    """What the sampler noted at the study."""
+    return dict(study._storage.get_study_system_attrs(study._study_id))
 
 
 def _takes_only_a_seed(sampler: object) -> bool:
