@@ -18,7 +18,7 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from pinas_search.augment import (
+from pinas_search.data.augment import (
     color_jitter,
     crop_boxes,
     crop_resize,

@@ -185,6 +185,12 @@ class Space(ABC):
         """
         if isinstance(path, str):
             return self.decode(path)
+        if isinstance(path, (np.ndarray, torch.Tensor)):
+            path = path.tolist()
+        if not isinstance(path, Sequence):
+            raise ValueError(
+                f'a path of {self.name} is a string of {self.num_positions} digits or as many integers, got {path!r}'
+            )
         checked = tuple(path)
         if len(checked) != self.num_positions:
             raise ValueError(f'a path of {self.name} has {self.num_positions} choices, got {len(checked)}')
