@@ -16,7 +16,9 @@ _DESCRIPTION = 'Detect and segment with Π-NAS backbones in MMDetection and MMSe
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 1 if some images could not be read, 2 for a user's mistake, 130 when interrupted."""
-    return run_command('pinas-downstream', _DESCRIPTION, command_modules('pinas_downstream.commands', COMMANDS), arguments)
+    return run_command(
+        'pinas-downstream', _DESCRIPTION, command_modules('pinas_downstream.commands', COMMANDS), arguments
+    )
 
 
 if __name__ == '__main__':

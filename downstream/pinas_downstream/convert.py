@@ -19,13 +19,13 @@ import torch
 from pinas_models.checkpoints import convert_checkpoint, to_detectron2
 from pinas_models.checkpoints.convert import unwrap
 from pinas_models.checkpoints.families import FAMILIES, Family, detectron2_name, recognise
-from pinas_models.choices import Path
 
-__all__ = ['ModelConversion', 'convert_model', 'convert_state_dict', 'reverse_backbone', 'to_detectron2_backbone']
+from .wording import first_names
+
+__all__ = ['ModelConversion', 'convert_model', 'convert_state_dict', 'reverse_backbone']
 
 _BACKBONE = 'backbone.'  # in a model of OpenMMLab
 _COUNTER = 'num_batches_tracked'
-_SHOWN = 3  # offending names in a message
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class ModelConversion:
 
     state_dict: dict[str, torch.Tensor]
     family: str
-    choices: Path
+    choices: tuple[int, ...]
     num_classes: int
     mapped: list[tuple[str, str]]
     left_out: list[str]
@@ -116,23 +116,6 @@ def convert_model(checkpoint: Mapping[str, Any]) -> ModelConversion:
         mapped=mapped,
         left_out=[*(name for name in tensors if name not in done), *beside],
     )
-
-
-def to_detectron2_backbone(state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Convert a backbone to the names of the authors' Detectron2 model.
-
-    Args:
-        state_dict: Weights of a model of mmdet or mmseg with our backbone, or of the backbone alone; see
-            ``reverse_backbone``, which also tells what is left out.
-
-    Returns:
-        The weights under ``backbone.bottom_up.``, 474 entries for the published networks. Detectron2's files hold them
-        under ``model``.
-
-    Raises:
-        ValueError: See ``reverse_backbone``.
-    """
-    return reverse_backbone(state_dict).state_dict
 
 
 def reverse_backbone(checkpoint: Mapping[str, Any]) -> ModelConversion:
@@ -340,7 +323,7 @@ def _check(family: Family, slots: Mapping[str, _Slot], heads: Mapping[str, torch
         if not tensor.is_floating_point() and not name.endswith(_COUNTER)
     ]
     faults = [
-        f'{what}: {len(found)} ({_list(found)}), {remedy}'
+        f'{what}: {len(found)} ({first_names(found)}), {remedy}'
         for what, found, remedy in (
             ('missing names', missing, "the file is incomplete, or of a model with other heads than the authors'"),
             ('unknown names', unknown, "the authors' model has no such part; take them out if they are not needed"),
@@ -351,7 +334,3 @@ def _check(family: Family, slots: Mapping[str, _Slot], heads: Mapping[str, torch
     ]
     if faults:
         raise ValueError(f'this is {family.title}, but its heads cannot be converted: {"; ".join(faults)}')
-
-
-def _list(names: Sequence[str]) -> str:
-    return ', '.join(name[:120] for name in names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else '')

@@ -9,7 +9,7 @@ statistics of a history and nothing else, and what asks for more is refused.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,11 +21,12 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from ..wording import first_names
+
 __all__ = ['load_weights', 'read', 'secure', 'weights_of']
 
 _NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
 _STATISTICS = ('min', 'max', 'current', 'mean')
-_SHOWN = 3  # names in a message
 
 
 def read(file: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
@@ -135,13 +136,14 @@ def secure(module: ModuleType) -> None:
 
 def _check_complete(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Refuse weights that do not fill a model with our backbone; mmengine would log it and go on with random values."""
-    backbone = sys.modules.get(f'{__package__}.backbone')  # if it is not there, there is no such model
+    backbone = sys.modules.get('pinas_downstream.models.backbone')  # if it is not there, there is no such model
     if backbone is None or not any(isinstance(part, backbone.PiNAS) for part in model.modules()):
         return
     missing = _missing(_innermost(model), state_dict)
     if missing:
         raise ValueError(
-            f'the checkpoint lacks {len(missing)} weights of the model ({_list(missing)}); it has {_list(state_dict)}. '
+            f'the checkpoint lacks {len(missing)} weights of the model ({first_names(missing)}); '
+            f'it has {first_names(state_dict)}. '
             "If it is for the backbone alone, name it there: init_cfg=dict(type='Pretrained', checkpoint=...), with "
             "prefix='backbone.' if it is the checkpoint of a whole model"
         )
@@ -161,11 +163,6 @@ def _innermost(model: nn.Module) -> nn.Module:
     return model
 
 
-def _list(names: Iterable[str]) -> str:
-    names = list(names)
-    return ', '.join(map(str, names[:_SHOWN])) + (', ...' if len(names) > _SHOWN else '')
-
-
 def weights_of(checkpoint: Any) -> dict[str, torch.Tensor]:
     """The weights in what ``read`` returns: a state dict, or a dict that holds one under ``state_dict``.
 
@@ -174,7 +171,7 @@ def weights_of(checkpoint: Any) -> dict[str, torch.Tensor]:
     """
     state_dict = checkpoint.get('state_dict', checkpoint) if isinstance(checkpoint, Mapping) else None
     if not (isinstance(state_dict, Mapping) and state_dict and all(torch.is_tensor(v) for v in state_dict.values())):
-        found = _list(checkpoint) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
+        found = first_names(checkpoint) if isinstance(checkpoint, Mapping) else type(checkpoint).__name__
         raise ValueError(f'the checkpoint holds no state dict of an OpenMMLab model; it has {found}')
     return {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
 
@@ -204,7 +201,7 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         if name in expected and tensor.shape != expected[name].shape
     ]
     faults = {'are missing': missing, 'are unknown': unknown, 'have another shape': wrong}
-    text = '; '.join(f'{len(names)} weights {fault} ({_list(names)})' for fault, names in faults.items() if names)
+    text = '; '.join(f'{len(names)} weights {fault} ({first_names(names)})' for fault, names in faults.items() if names)
     if text:
         raise ValueError(f'{path}: does not fit the model: {text}')
     model.load_state_dict({**expected, **weights})

@@ -15,10 +15,10 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import pinas_models  # noqa: F401  # registers the networks
-from pinas_models.choices import PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, Path, parse_choices
+from pinas_models.choices import PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, parse_choices
 from pinas_models.common.text import one_line
 
-from .pretrained import read_backbone
+from .weights import read_backbone
 
 __all__ = ['PiNAS', 'resolve_choices']
 
@@ -185,7 +185,7 @@ def _with_our_loader(
     return [cfg for cfg in cfgs if cfg not in pretrained] + [{**cfg, 'type': _Weights} for cfg in pretrained]
 
 
-def resolve_choices(choices: str | Sequence[int] | int) -> tuple[str, Path]:
+def resolve_choices(choices: str | Sequence[int] | int) -> tuple[str, tuple[int, ...]]:
     """Find the network that a config names.
 
     Args:
