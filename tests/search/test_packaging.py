@@ -31,7 +31,7 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     assert {path.relative_to(packaged): path.read_text() for path in packaged.rglob('*.py')} == configs
     # Each is found by its name and finds what it inherits from, also from another folder.
     code = (
-        'from pinas_downstream.configs import *; names = list(builtin_configs()); '
+        'from pinas_downstream.config import *; names = list(builtin_configs()); '
         f'assert all(str(find_config(name)).startswith({str(site)!r}) for name in names); '
         'print(*names, *{load_config(name).model.type for name in names})'
     )
