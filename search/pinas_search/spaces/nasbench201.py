@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -98,6 +98,15 @@ class NASBench201Space(AdditiveSpace):
             raise ValueError(f'without {", ".join(excluded)}: no operation is left')
         return NASBench201Space(self.channels, self.num_cells, self.num_classes, self.image_size, excluded)
 
+    @property
+    def subsets(self) -> Mapping[str, Callable[[ChoicePath], bool]]:
+        """The sets of cells that rankings are reported on in the literature, by their number."""
+        return {
+            '729': lambda path: not {_NONE, _SKIP} & set(path),  # the paper's
+            '4096': lambda path: _NONE not in path,
+            '6466': lambda path: self.canonical(path) == path,  # one of each class
+        }
+
     def to_string(self, path: Sequence[int]) -> str:
         """Write a path as the benchmark does: ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``.
 
@@ -105,6 +114,14 @@ class NASBench201Space(AdditiveSpace):
             ValueError: If the path is not in the space.
         """
         return _write([OPERATIONS[choice] for choice in self.validate(path)])
+
+    def decode(self, text: str) -> ChoicePath:
+        """Read a path from its digits, or as the benchmark writes it.
+
+        Raises:
+            ValueError: If the text is no path of this space.
+        """
+        return self.from_string(text) if '|' in text else super().decode(text)
 
     def from_string(self, text: str) -> ChoicePath:
         """Read a cell as the benchmark writes it.

@@ -1,0 +1,1 @@
+"""The subcommands of ``pinas-search`` that need no run directory; one module each."""

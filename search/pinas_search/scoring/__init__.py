@@ -1,0 +1,1 @@
+"""Scores of networks: what they are worth, and how well they rank."""
