@@ -386,6 +386,39 @@ def test_extract_gives_the_same_network(affine, track, path, training):
         assert features.shape == (4, supernet.num_features)
 
 
+@pytest.mark.parametrize(('affine', 'track'), SETTINGS)
+@settings(max_examples=10, deadline=None)
+@given(some=st.lists(paths, min_size=1, max_size=30))
+def test_many_networks_share_their_beginning(affine, track, some):
+    supernet = tiny(affine, track).eval()
+    images = torch.rand(3, 3, 8, 8, dtype=torch.float64)
+    calls = []
+    for edge in supernet.cells[0].edges.values():
+        edge[3].register_forward_hook(lambda module, *_: calls.append(id(module)))
+    with torch.no_grad():
+        maps = dict(supernet.run_many(images, some))
+        together, _ = len(calls), calls.clear()
+        assert maps.keys() == set(some)
+        for path, feature_map in maps.items():
+            assert torch.equal(feature_map, supernet(images, path))
+    assert together <= len(calls)
+
+
+def test_all_cells_of_the_paper_share_most_of_the_first_cell():
+    supernet = tiny(affine=False, track=False).eval()
+    calls = []
+    for edge in supernet.cells[0].edges.values():
+        for operation in edge:
+            operation.register_forward_hook(lambda module, *_: calls.append(module))
+    images = torch.rand(2, 3, 4, 4, dtype=torch.float64)
+    with torch.no_grad():
+        assert len(list(supernet.run_many(images, itertools.product((2, 3, 4), repeat=6)))) == 729
+    # Edges by what they depend on: three operations on the input, nine on node 1, 81 on node 2.
+    assert len(calls) == 3 * 3 + 2 * 9 + 81
+    with pytest.raises(ValueError, match='eval mode only'):
+        next(supernet.train().run_many(images, ['333333']))
+
+
 def test_extracted_networks_have_weights_of_their_own():
     supernet = tiny(affine=True, track=True)
     network = supernet.extract('333132')

@@ -321,7 +321,8 @@ def _ranks(values: np.ndarray) -> np.ndarray:
 
 
 def _tau(scores: np.ndarray, truth: np.ndarray) -> float:
-    tau = stats.kendalltau(scores, truth, method='asymptotic').statistic  # the p-value, which is not used, is cheap
+    # Only tau is used: the normal approximation is the cheap p-value, but scipy divides by zero for two networks.
+    tau = stats.kendalltau(scores, truth, method='asymptotic' if len(truth) > 2 else 'auto').statistic
     return 0.0 if math.isnan(tau) else float(tau)
 
 

@@ -104,6 +104,7 @@ def read_truth(
     """
     try:
         table = read_table(path, key, normalize)
+        accuracies = table.numbers(column)
     except (FileNotFoundError, ValueError) as error:
         raise type(error)(f'{error}; {SOURCES}') from error
     source, known = _KNOWN.get(table.checksum, (None, None))
@@ -112,7 +113,7 @@ def read_truth(
     short = f'{column}_12ep'
     return Truth(
         keys=table.keys,
-        accuracies=table.numbers(column),
+        accuracies=accuracies,
         file=path.name,
         column=column,
         fidelity=known if fidelity is None else fidelity,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from ..spaces import NASBench201Space, Space
+from ..spaces import ChoicePath, NASBench201Space, Space
 from ..spaces.nasbench201 import working_edges
 from ..spaces.nasbench201_network import (
+    EDGES,
+    NUM_NODES,
     CellNetwork,
     ReductionBlock,
     last_activation,
@@ -61,6 +63,40 @@ class SearchCell(nn.Module):
         return run_cell(x, self.operations(path), working_edges(path))
 
 
+class SharedCell:
+    """A cell on one input for many paths: an edge is computed once for all paths that agree on what it depends on."""
+
+    def __init__(self, cell: SearchCell, x: torch.Tensor) -> None:
+        self._cell, self._input = cell, x
+        self._results: dict[int, dict[Hashable, torch.Tensor]] = {}  # source node -> results of its edges
+        self._last: Hashable = None  # how the last inner node came about
+
+    def __call__(self, path: ChoicePath) -> torch.Tensor:
+        """The output of the cell for a valid path."""
+        operations = self._cell.operations(path)
+        working = working_edges(path)
+        nodes: list[torch.Tensor] = [self._input]
+        origins: list[Hashable] = [()]
+        for node in range(1, NUM_NODES):
+            incoming = [edge for edge in working if EDGES[edge][1] == node]
+            origin = tuple((edge, path[edge], origins[EDGES[edge][0]]) for edge in incoming)
+            results = [self._edge(key, operations, nodes) for key in origin]
+            nodes.append(sum(results[1:], results[0]) if results else self._input.mul(0.0))
+            origins.append(origin)
+            if node == NUM_NODES - 2 and origin != self._last:
+                self._results[node], self._last = {}, origin  # sorted paths do not come back to it
+        return nodes[-1]
+
+    def _edge(
+        self, key: tuple[int, int, Hashable], operations: Sequence[nn.Module], nodes: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        source = EDGES[key[0]][0]
+        results = self._results.setdefault(source, {})
+        if key not in results:
+            results[key] = operations[key[0]](nodes[source])
+        return results[key]
+
+
 class NASBench201Supernet(Supernet):
     """All networks of NAS-Bench-201 in one, as the benchmark's authors share weights (``TinyNetworkRANDOM``).
 
@@ -108,16 +144,36 @@ class NASBench201Supernet(Supernet):
         Raises:
             ValueError: If the path is not in the space.
         """
-        return self.run(self.stem(x), self.space.validate(path))
+        path = self.space.validate(path)
+        return self._finish(self.cells[0](self.stem(x), path), path)
 
-    def run(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
-        """Run what comes behind the stem, which all paths share: [N, C, H, W] -> [N, F, H / 4, W / 4].
+    def run_many(
+        self, images: torch.Tensor, paths: Iterable[Sequence[int]]
+    ) -> Iterator[tuple[ChoicePath, torch.Tensor]]:
+        """Run many networks on the same images; the maps are those of ``forward``, bit for bit.
+
+        What they share is computed once: the stem, and in the first cell every edge with the same input and operation.
+        Valid where a module computes the same for every path: in eval mode, unless its statistics are calibrated for
+        each path.
 
         Args:
-            x: What ``stem`` returns.
-            path: One operation per edge, taken as valid.
+            images: Images [N, 3, H, W].
+            paths: The paths; they are run sorted, so that little has to be kept at a time.
+
+        Yields:
+            A path and its map behind the last batch norm and ReLU, [N, F, H / 4, W / 4].
+
+        Raises:
+            ValueError: If a path is not in the space, or the supernet is in training mode.
         """
-        for cell in self.cells:
+        if self.training:
+            raise ValueError('networks share results in eval mode only: call eval() first')
+        shared = SharedCell(self.cells[0], self.stem(images))  # type: ignore[arg-type]
+        for path in sorted({self.space.validate(path) for path in paths}):
+            yield path, self._finish(shared(path), path)
+
+    def _finish(self, x: torch.Tensor, path: ChoicePath) -> torch.Tensor:
+        for cell in self.cells[1:]:
             x = cell(x, path) if isinstance(cell, SearchCell) else cell(x)
         return self.lastact(x)
 
