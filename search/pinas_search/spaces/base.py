@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -167,6 +167,11 @@ class Space(ABC):
     def allowed(self) -> tuple[tuple[int, ...], ...]:
         """The choices that a path of this space may have at each position; all of them unless a subclass says less."""
         return tuple(tuple(range(m)) for m in self.num_choices)
+
+    @property
+    def subsets(self) -> Mapping[str, Callable[[ChoicePath], bool]]:
+        """Sets of networks that rankings are reported on: name -> whether a valid path belongs; none by default."""
+        return {}
 
     @property
     def size(self) -> int:
