@@ -24,8 +24,12 @@ Kind = Literal['space', 'supernet', 'method', 'strategy', 'scorer']
 
 # Key of the configuration -> name -> module of this package, perhaps with the value of its first option.
 BUILTIN: Mapping[Kind, Mapping[str, str]] = {
-    'space': {'mini': 'spaces.resnest:mini', 'resnest50': 'spaces.resnest:resnest50'},
-    'supernet': {'resnest': 'supernets.resnest'},
+    'space': {
+        'mini': 'spaces.resnest:mini',
+        'nasbench201': 'spaces.nasbench201',
+        'resnest50': 'spaces.resnest:resnest50',
+    },
+    'supernet': {'nasbench201': 'supernets.nasbench201', 'resnest': 'supernets.resnest'},
     'method': {'pinas': 'methods.pinas', 'spos': 'methods.spos'},
     'strategy': {
         'evolution': 'strategies.evolution',

@@ -27,7 +27,7 @@ REPORTED = {
 
 def correlate(folder, *arguments):
     """Run the command; returns the finished process."""
-    command = [sys.executable, '-m', 'pinas_search.commands.correlate', *map(str, arguments)]
+    command = [sys.executable, '-m', 'pinas_search', 'correlate', *map(str, arguments)]
     return subprocess.run(
         command,
         cwd=folder,
@@ -190,13 +190,13 @@ GOOD_TRUTH = 'arch,cifar10\na,1\nb,2\n'
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, predictions, truth, options, message):
-    from pinas_search.commands.correlate import main
+    from pinas_search.cli import main
 
     for name, text in (('p.csv', predictions), ('t.csv', truth)):
         if text is not None:
             (tmp_path / name).write_text(text, encoding='utf-8')
     monkeypatch.chdir(tmp_path)
-    assert main(['p.csv', 't.csv', *options]) == 2
+    assert main(['correlate', 'p.csv', 't.csv', *options]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count('\n') == 1
@@ -206,7 +206,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, predictions, tru
 def test_a_mistake_ends_the_process_with_2(tmp_path):
     done = correlate(tmp_path, 'p.csv', 't.csv')
     assert done.returncode == 2
-    assert done.stderr == 'correlate: error: p.csv is missing\n'
+    assert done.stderr == 'pinas-search correlate: error: p.csv is missing\n'
 
 
 def test_damaged_files(tmp_path):
@@ -247,12 +247,12 @@ def test_an_unknown_table_has_the_fidelity_that_the_user_says(tmp_path):
 
 
 def test_the_benchmarks_folder_needs_every_choice(tmp_path, capsys):
-    from pinas_search.commands.correlate import main
+    from pinas_search.cli import main
 
     (tmp_path / 'p.csv').write_text('arch,score\n333132,1\n333133,2\n')
     folder = tmp_path / 'NATS'
     folder.mkdir()
-    assert main([str(tmp_path / 'p.csv'), str(folder), '--seeds', 'mean']) == 2
+    assert main(['correlate', str(tmp_path / 'p.csv'), str(folder), '--seeds', 'mean']) == 2
     assert 'give --fidelity 12 or 200 and --seeds mean, 777, 888, 999' in capsys.readouterr().err
     with pytest.raises(TypeError, match='fidelity'):
         read_nats_bench(folder, dataset='cifar10', seeds='mean')

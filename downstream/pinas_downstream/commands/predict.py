@@ -64,8 +64,8 @@ def run(args: argparse.Namespace) -> int:
         OSError: If the configuration or the checkpoint is missing.
         ValueError: If they are wrong or do not fit.
     """
-    from pinas_models.evaluation.predict import find_all_images
     from pinas_models.evaluation.classifier import resolve_device
+    from pinas_models.evaluation.predict import find_all_images
 
     config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
     paths, faults = find_all_images(args.images)

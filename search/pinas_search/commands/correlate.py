@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from ..scoring.tables import Table, join, read_table, unmatched
 from ..scoring.truth import FIDELITIES, NATS_SEEDS, Truth, read_nats_bench, read_truth
 from ..spaces import Space, mini, nasbench201, resnest50
 
-__all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'main', 'run']
+__all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
 HELP = 'say how well scores rank networks whose true accuracies are known'
 EXAMPLES = """Both files are CSV (or .csv.gz) with a header; rows are joined by the column --key.
@@ -115,19 +114,6 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command on its own; returns the exit code: 0, or 2 for a user's mistake."""
-    parser = argparse.ArgumentParser(
-        prog='correlate', description=HELP, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add_arguments(parser)
-    try:
-        return run(parser.parse_args(arguments))
-    except (ValueError, OSError) as error:
-        print(f'correlate: error: {" ".join(str(error).split())}', file=sys.stderr)
-        return 2
-
-
 def _membership(space: Space | None, name: str | None) -> Callable[[str], bool]:
     if name is None:
         return lambda key: True
@@ -219,7 +205,3 @@ def _print(report: dict[str, Any], only_left: tuple[str, ...], only_right: tuple
         )
     if report['n'] < _FEW:
         print(f'\nwarning: {report["n"]} networks are few, a tau of 13 networks has a standard deviation of 0.14')
-
-
-if __name__ == '__main__':
-    sys.exit(main())

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import STAGES
 
-__all__ = ['COMMANDS', 'StageCommand']
+__all__ = ['STAGE_COMMANDS', 'StageCommand']
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ _ONE = """examples:
   pinas-search {0} --config digits --out runs/digits-0     it goes on where it stopped
 """
 
-COMMANDS = {
+STAGE_COMMANDS = {
     'run': StageCommand(STAGES, 'run all stages, in order', _ALL),
     **{name: StageCommand((name,), _HELP[name], _ONE.format(name)) for name in STAGES},
     'check': StageCommand(

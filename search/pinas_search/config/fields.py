@@ -257,7 +257,8 @@ class Config:
     """A run.
 
     Attributes:
-        space: The search space: ``mini``, ``resnest50``, or any importable module with ``Options`` and ``create``.
+        space: The search space: ``mini``, ``resnest50``, ``nasbench201``, or any importable module with ``Options`` and
+            ``create``.
         space_options: Options of the space, see its ``Options``.
         seed: Seed of everything random.
         device: ``auto`` takes CUDA or MPS where there is one.

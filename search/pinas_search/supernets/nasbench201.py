@@ -228,7 +228,7 @@ class NASBench201Supernet(Supernet):
         return network.train(self.training)
 
 
-def create(options: Options, space: Space) -> NASBench201Supernet:
+def create(space: Space, options: Options) -> NASBench201Supernet:
     """Build the supernet of NAS-Bench-201.
 
     Raises:
