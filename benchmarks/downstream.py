@@ -25,9 +25,10 @@ import torch
 from hardware import description
 from torch import nn
 
+from pinas_downstream.config import load_config
+
 # Before anything of mmdet or mmseg, which the parts import when they run.
-from pinas_downstream.backbone import resolve_choices
-from pinas_downstream.configs import load_config
+from pinas_downstream.models.backbone import resolve_choices
 
 Run = Callable[[], object]
 OVERHEAD = 1.02  # asked: at most, backbone over the bare network

@@ -13,7 +13,7 @@ import torch
 from hardware import description
 
 import pinas_downstream  # noqa: F401  # before mmdet and mmseg
-from pinas_downstream.configs import load_config
+from pinas_downstream.config import load_config
 from pinas_downstream.running import build_runner, prepare
 
 from mmengine.config import Config  # isort: skip

@@ -16,7 +16,7 @@ import inspect
 from importlib import import_module
 from typing import Any
 
-from .imports import after_import, check_order, find_configs_of_mmseg, serve_operators
+from .patches.imports import after_import, check_order, find_configs_of_mmseg, serve_operators
 
 try:
     from mmengine.registry import MODELS
@@ -28,11 +28,11 @@ except ModuleNotFoundError as error:
 __all__ = ['EncodingDeepLabHead', 'EncodingFCNHead', 'MultiEval', 'MultiEvalEncoderDecoder', 'PiNAS']
 
 _MODULES = {
-    'PiNAS': '.backbone',
-    'EncodingDeepLabHead': '.heads',
-    'EncodingFCNHead': '.heads',
-    'MultiEval': '.segmentors',
-    'MultiEvalEncoderDecoder': '.segmentors',
+    'PiNAS': '.models.backbone',
+    'EncodingDeepLabHead': '.models.heads',
+    'EncodingFCNHead': '.models.heads',
+    'MultiEval': '.models.segmentors',
+    'MultiEvalEncoderDecoder': '.models.segmentors',
 }
 
 
@@ -61,7 +61,7 @@ def _register(name: str) -> None:
 
 
 def _secure(module: Any) -> None:
-    from .checkpoints import secure
+    from .patches.checkpoints import secure
 
     secure(module)
 

@@ -21,7 +21,7 @@ from pinas_models.checkpoints.convert import unwrap
 from pinas_models.checkpoints.families import FAMILIES, Family, detectron2_name, recognise
 from pinas_models.choices import Choices
 
-__all__ = ['ModelConversion', 'convert_model', 'convert_state_dict', 'reverse_backbone', 'to_detectron2_backbone']
+__all__ = ['ModelConversion', 'convert_model', 'convert_state_dict', 'reverse_backbone']
 
 _BACKBONE = 'backbone.'  # in a model of OpenMMLab
 _COUNTER = 'num_batches_tracked'
@@ -121,23 +121,6 @@ def convert_model(checkpoint: Mapping[str, Any]) -> ModelConversion:
         mapped=mapped,
         left_out=[*(name for name in tensors if name not in done), *beside],
     )
-
-
-def to_detectron2_backbone(state_dict: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Convert a backbone to the names of the authors' Detectron2 model.
-
-    Args:
-        state_dict: Weights of a model of mmdet or mmseg with our backbone, or of the backbone alone; see
-            ``reverse_backbone``, which also tells what is left out.
-
-    Returns:
-        The weights under ``backbone.bottom_up.``, 474 entries for the published networks. Detectron2's files hold them
-        under ``model``.
-
-    Raises:
-        ValueError: See ``reverse_backbone``.
-    """
-    return reverse_backbone(state_dict).state_dict
 
 
 def reverse_backbone(checkpoint: Mapping[str, Any]) -> ModelConversion:

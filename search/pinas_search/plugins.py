@@ -27,7 +27,13 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
     'space': {'mini': 'spaces.resnest:mini', 'resnest50': 'spaces.resnest:resnest50'},
     'supernet': {'resnest': 'supernets.resnest'},
     'method': {'pinas': 'methods.pinas', 'spos': 'methods.spos'},
-    'strategy': {'lanas': 'strategies.lanas', 'optuna': 'strategies.optuna', 'random': 'strategies.random'},
+    'strategy': {
+        'evolution': 'strategies.evolution',
+        'lanas': 'strategies.lanas',
+        'optuna': 'strategies.optuna',
+        'pinas': 'strategies.pinas',
+        'random': 'strategies.random',
+    },
     'scorer': {'accuracy': 'scoring.accuracy', 'cost': 'scoring.cost', 'method': 'scoring.method'},
 }
 _KEYS: Mapping[Kind, str] = {

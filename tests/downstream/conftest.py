@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
 from PIL import Image
+from small_runs import DETECTOR, SEGMENTOR, train
 
 import pinas_downstream  # noqa: F401
 
@@ -77,3 +78,17 @@ def tiny_camvid(tmp_path_factory):
             Image.fromarray(pixels).save(root / 'images' / split / f'{index}.jpg')
             Image.fromarray(labels).save(root / 'annotations' / split / f'{index}.png')
     return root
+
+
+@pytest.fixture(scope='session')
+def trained_detector(tiny_pennfudan, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('detector')
+    assert train(DETECTOR, tiny_pennfudan, work_dir) == 0
+    return work_dir / 'epoch_1.pth'
+
+
+@pytest.fixture(scope='session')
+def trained_segmentor(tiny_camvid, tmp_path_factory):
+    work_dir = tmp_path_factory.mktemp('segmentor')
+    assert train(SEGMENTOR, tiny_camvid, work_dir) == 0
+    return work_dir / 'iter_2.pth'

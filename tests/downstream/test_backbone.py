@@ -14,7 +14,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_downstream import PiNAS
 from pinas_models import PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50
-from pinas_models.checkpoints import to_detectron2
 
 REGISTRIES = {'mmengine': mmengine.registry, 'mmdet': mmdet.registry, 'mmseg': mmseg.registry}
 PATH = '31203121'
@@ -195,47 +194,10 @@ def test_with_cp_changes_neither_outputs_nor_gradients():
 # Pretrained weights
 
 
-def as_deeplab(weights):
-    return {'state_dict': {f'pretrained.{name}': t for name, t in weights.items() if not name.startswith('fc.')}}
-
-
-def as_supernet(weights):
-    """The network as one of the four candidates; the others are of no use here and hold zeros."""
-    supernet = {}
-    for choice in range(4):
-        other = timm.create_model('pinas_mini', choices=(choice,) * 8, num_classes=0).state_dict()
-        for name, tensor in other.items():
-            if not name.startswith('layer'):
-                supernet[name] = weights[name]
-                continue
-            stage, block, *rest = name.split('.')
-            on_path = int(PATH[2 * (int(stage[-1]) - 1) + int(block)]) == choice
-            value = weights[name] if on_path or 'downsample' in rest else torch.zeros_like(tensor)
-            supernet['.'.join([stage, block, str(choice), *rest])] = value
-    return {'state_dict': supernet}
-
-
-FAMILIES = {
-    'ours': lambda weights: weights,
-    'classification': lambda weights: {'state_dict': {f'module.{k}': v for k, v in weights.items()}, 'epoch': 270},
-    'deeplabv3': as_deeplab,
-    'detectron2': lambda weights: {'model': to_detectron2(weights)},
-    'supernet': as_supernet,
-}
-
-
 def check_loaded(backbone, weights):
     backbone.init_weights()
     for name, tensor in backbone.state_dict().items():
         assert torch.equal(tensor, weights[name]), name
-
-
-@pytest.mark.parametrize('family', FAMILIES)
-def test_weights_of_every_family(family, tmp_path):
-    weights = randomised().state_dict()
-    file = tmp_path / 'weights.pth.tar'
-    torch.save(FAMILIES[family](weights), file)
-    check_loaded(build(choices=PATH, init_cfg=dict(type='Pretrained', checkpoint=str(file))), weights)
 
 
 def test_weights_from_safetensors_a_model_folder_and_a_name_of_timm(tmp_path):

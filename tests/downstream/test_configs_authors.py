@@ -22,7 +22,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
-from pinas_downstream.configs import builtin_configs, load_config
+from pinas_downstream.config import builtin_configs, load_config
 from pinas_downstream.running import build_runner, prepare
 from pinas_models.choices import PINAS_CLS, PINAS_TRANS, RESNEST50
 

@@ -35,6 +35,17 @@ def test_a_compiled_module_wins_over_the_stand_in(tmp_path):
     assert run(code, tmp_path) == str(compiled)
 
 
+def test_mmengine_and_mmcv_find_the_operators_only_with_the_package(tmp_path):
+    code = """
+        from mmengine.utils.dl_utils import mmcv_full_available
+        without = mmcv_full_available()
+        import pinas_downstream
+        from mmcv.utils import collect_env
+        print(without, mmcv_full_available(), collect_env()['MMCV Compiler'])
+    """
+    assert run(code, tmp_path) == 'False True not compiled: operators of torchvision'
+
+
 def test_too_late_is_an_error_that_says_what_to_do(tmp_path):
     (tmp_path / 'config.py').write_text("custom_imports = dict(imports=['pinas_downstream'])\n")
     code = """
@@ -52,4 +63,4 @@ def test_the_loader_of_mmengine_is_replaced_if_it_was_imported_before(tmp_path):
         import mmengine.runner, pinas_downstream
         print(mmengine.runner.checkpoint.CheckpointLoader._get_checkpoint_loader('a.pth').__module__)
     """
-    assert run(code, tmp_path) == 'pinas_downstream.checkpoints'
+    assert run(code, tmp_path) == 'pinas_downstream.patches.checkpoints'

@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pinas_downstream.checkpoints import read
-from pinas_downstream.cli import main
-from pinas_downstream.configs import find_config
+from pinas_downstream.config import find_config
+from pinas_downstream.patches.checkpoints import read
 
 # Cropping, flipping and dropout draw differently in each process, and BN in training has the statistics of its own
 # images: all are off. The heads get a norm within each image, because only the backbone's BN has an eval mode.
@@ -110,9 +109,3 @@ def test_the_first_step_of_two_processes_is_that_of_one(project):
     for name, weight in expected['state_dict'].items():
         if weight.is_floating_point() and not name.endswith('running_mean'):  # eval mode: all 0
             assert_close(actual['state_dict'][name], weight, name)
-
-
-def test_the_launcher_without_torchrun_says_what_to_type(monkeypatch, capsys):
-    monkeypatch.delenv('LOCAL_RANK', raising=False)
-    assert main(['train', 'deeplabv3_pinas-mini_camvid', '--launcher', 'pytorch']) == 2
-    assert 'torchrun --nproc-per-node N -m pinas_downstream.cli' in capsys.readouterr().err

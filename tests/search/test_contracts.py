@@ -14,7 +14,12 @@ from pinas_search.plugins import BUILTIN, find_plugin
 from pinas_search.randomness import seeded_scope
 
 TOYS = Path(__file__).parent / 'toys'
-OPTIONS = {'pinas': {'queue_size': 16, 'feature_dim': 16}, 'lanas': {'initial': 8, 'min_leaf': 4}}
+METHOD_OPTIONS = {'pinas': {'queue_size': 16, 'feature_dim': 16}}
+STRATEGY_OPTIONS = {
+    'lanas': {'initial': 8, 'min_leaf': 4},
+    'pinas': {'initial': 8, 'selects': 4},
+    'evolution': {'population': 8, 'parents': 3, 'mutations': 4},
+}
 # Costly parts on a small space, all others on their own.
 SPACE = 'two_branches'
 
@@ -36,7 +41,7 @@ def supernet(name: str = SPACE):
 
 
 def method(name: str, space_name: str = SPACE):
-    plugin = find_plugin('method', name, OPTIONS.get(name, {}))
+    plugin = find_plugin('method', name, METHOD_OPTIONS.get(name, {}))
     with seeded_scope(0, 'test/method'):
         return plugin.create(supernet(space_name), plugin.options, 10)
 
@@ -58,7 +63,7 @@ def test_methods(name: str) -> None:
 
 @pytest.mark.parametrize('name', [*BUILTIN['strategy'], 'optuna:NSGAIISampler', 'optuna:CmaEsSampler'])
 def test_strategies(name: str) -> None:
-    plugin, mini = find_plugin('strategy', name, OPTIONS.get(name, {})), space('mini')
+    plugin, mini = find_plugin('strategy', name, STRATEGY_OPTIONS.get(name, {})), space('mini')
     testing.check_strategy(lambda limits: plugin.create(mini, plugin.options, limits))
 
 
@@ -137,3 +142,23 @@ def test_all_choices_of_a_position_get_a_gradient_and_one_update() -> None:
     loss.backward()
     for before, after in zip(reference.parameters(), ours.parameters(), strict=True):
         torch.testing.assert_close(after, before - 0.1 * before.grad)
+
+
+@pytest.mark.parametrize('name', ['evolution', 'pinas'])
+def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
+    """The best of 120, mean over 8 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
+    mini = space('mini')
+    weights = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)).numpy()
+
+    def best(strategy_name: str, options: dict, seed: int) -> float:
+        plugin = find_plugin('strategy', strategy_name, options)
+        proposer = testing.Proposer(plugin.create(mini, plugin.options, testing.Limits()), seed=seed)
+        for _ in range(120):
+            path = proposer.ask()
+            proposer.tell(path, float(sum(weights[i, c] for i, c in enumerate(path))))
+        return max(observation.value for observation in proposer.history)
+
+    options = {'evolution': {'population': 20, 'parents': 5, 'mutations': 10}, 'pinas': {'initial': 40}}[name]
+    ours = [best(name, options, seed) for seed in range(8)]
+    chance = [best('random', {}, seed) for seed in range(8)]
+    assert sum(ours) / 8 > sum(chance) / 8

@@ -6,9 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ['build_datasets', 'check_folders', 'first_names', 'inner_datasets']
-
-_SHOWN = 3
+__all__ = ['build_datasets', 'check_folders', 'inner_datasets']
 
 
 def inner_datasets(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -81,8 +79,3 @@ def check_folders(dataset: Any, place: str) -> None:
     for name, folder in dataset.data_prefix.items():
         if folder and not Path(folder).is_dir():
             raise FileNotFoundError(f'{place}: there is no folder {folder} (data_prefix.{name})')
-
-
-def first_names(names: list[str]) -> str:
-    """The first few of a list, for a message."""
-    return ', '.join(names[:_SHOWN]) + (', ...' if len(names) > _SHOWN else '')

@@ -55,8 +55,8 @@ def run(args: argparse.Namespace) -> int:
     from pinas_models.checkpoints import load_checkpoint
     from pinas_models.checkpoints.writer import check_suffix, check_targets, sha256, write_file
 
-    from ..checkpoints import read
     from ..convert import convert_model, reverse_backbone
+    from ..patches.checkpoints import read
 
     source, target = Path(args.source), Path(args.target)
     report = None if args.report is None else Path(args.report)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mmengine.config import Config
 
 from ..checks.datasets import inner_datasets
-from ..configs import builtin_configs, load_config
+from ..config import builtin_configs, load_config
 from ..running import import_framework
 from ..running.explain import explaining
 from ._options import add_config_options, cfg_options
@@ -105,7 +105,7 @@ def _describe(config: Config) -> list[str]:
 def _backbone(model: nn.Module) -> list[tuple[str, str]]:
     from pinas_models.choices import BLOCK_CHOICES
 
-    from ..backbone import PiNAS
+    from ..models.backbone import PiNAS
 
     backbone = getattr(model, 'backbone', None)
     if not isinstance(backbone, PiNAS):

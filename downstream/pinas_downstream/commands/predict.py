@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pinas_models.common.files import write_json
 
-from ..configs import load_config
+from ..config import load_config
 from ..inference.files import output_names
 from ..running import import_framework
 from ..running.console import hiding_noise
@@ -18,8 +18,6 @@ from ..running.explain import explaining
 from ._options import add_config_options, cfg_options
 
 if TYPE_CHECKING:
-    import torch
-
     from ..inference.predictor import Predictor
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
@@ -67,6 +65,7 @@ def run(args: argparse.Namespace) -> int:
         ValueError: If they are wrong or do not fit.
     """
     from pinas_models.evaluation.predict import find_all_images
+    from pinas_models.evaluation.classifier import resolve_device
 
     config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
     paths, faults = find_all_images(args.images)
@@ -79,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         import_framework(config)
         from ..inference.predictor import Predictor
 
-        predictor = Predictor(config, args.checkpoint, _device(args.device))
+        predictor = Predictor(config, args.checkpoint, resolve_device(args.device))
         done, content = _predict(predictor, paths, args)
     failures += len(paths) - done
     if not done:
@@ -126,20 +125,6 @@ def _predict(predictor: Predictor, paths: list[Path], args: argparse.Namespace) 
         done += 1
         print(f'[{number}/{len(paths)}] {path}: {text}', file=sys.stderr if args.json else sys.stdout, flush=True)
     return done, {'classes': list(classes), 'images': segmented} if segmented else objects.content()
-
-
-def _device(name: str | None) -> torch.device:
-    import torch
-
-    if name is None:
-        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f'--device {name}: there is no such device; examples: cpu, cuda, cuda:1') from error
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f'--device {name}: PyTorch finds no GPU here')
-    return device
 
 
 def _complain(message: str) -> None:

@@ -15,7 +15,7 @@ from pinas_models.common.files import write_json
 
 from ..checks import check_testing
 from ..checks.datasets import inner_datasets
-from ..configs import load_config
+from ..config import load_config
 from ..running import build_runner, import_framework, is_main_process, prepare
 from ..running.console import hiding_noise, printing_to
 from ..running.explain import explaining
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         _augment(config)
     with explaining(), nullcontext() if args.verbose else hiding_noise():
         import_framework(config)
-        from ..checkpoints import load_weights
+        from ..patches.checkpoints import load_weights
 
         _ask_for_classes(config)
         if is_main_process():
@@ -92,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _augment(config: Config) -> None:
     """Put the model for test-time augmentation around the model."""
-    if 'tta_model' not in config or 'tta_pipeline' not in config:
+    if not (config.get('tta_model') and config.get('tta_pipeline')):
         raise ValueError(f'{config.filename}: has no tta_model and tta_pipeline, which --tta needs')
     if 'data_preprocessor' in config.model:
         # The Runner would give the base's one, at the top, to the outer model, which would replace the inner one's.

@@ -8,7 +8,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..checks import check_last_batch, check_training
-from ..configs import load_config
+from ..config import load_config
 from ..running import build_runner, import_framework, is_main_process, prepare
 from ..running.console import hiding_noise, printing_to
 from ..running.explain import explaining

@@ -13,9 +13,9 @@ from mmengine.dataset import Compose
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from ..checkpoints import load_weights
 from ..checks.datasets import build_datasets
 from ..checks.model import check_num_classes
+from ..patches.checkpoints import load_weights
 
 __all__ = ['Predictor', 'read_image']
 

@@ -14,7 +14,12 @@ __all__ = ['hiding_noise', 'only_progress', 'printing_to']
 _SHOWN = ('resumed epoch', 'The best checkpoint')
 # Said at every start, and nothing that anybody could change.
 _LOGGED_NOISE = ('"FileClient" will be', '"HardDiskBackend" is', 'The prefix is not set in metric class')
-_NOISE = ('When align_corners=True', 'The draw is False', 'Warning: The (bbox|polygon) is out of bounds')
+_NOISE = (
+    'build_loss would be deprecated',
+    'When align_corners=True',
+    'The draw is False',
+    'Warning: The (bbox|polygon) is out of bounds',
+)
 
 
 def only_progress(logger: logging.Logger) -> None:

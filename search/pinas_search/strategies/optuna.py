@@ -104,10 +104,11 @@ class OptunaStrategy(Strategy):
                     for name, choices in zip(self._distributions, self.space.allowed, strict=True)
                 )
                 if path not in seen and self.limits.allow(self.space, np.array([path]))[0]:
-                    return Proposal(path, self._notes(study))
+                    own = study._storage.get_trial(trial._trial_id).system_attrs
+                    return Proposal(path, {'trial': dict(own), 'study': _study_attributes(study)})
                 study.tell(trial, state=TrialState.FAIL)
         near = first_unseen(self.pool.mutants(path, generator), seen)
-        return Proposal(near or self.pool.draw(generator, seen))
+        return Proposal(near or self.pool.draw(generator, seen), {'study': _study_attributes(study)})
 
     def _study(self, history: Sequence[Observation], pending: Sequence[Proposal]) -> optuna.Study:
         """A study in memory with what is known; pending paths are running trials, which samplers may take as bad."""
@@ -122,15 +123,6 @@ class OptunaStrategy(Strategy):
         for key, value in latest.items():
             study._storage.set_study_system_attr(study._study_id, key, value)
         return study
-
-    @staticmethod
-    def _notes(study: optuna.Study) -> dict[str, Any]:
-        """What the sampler has noted about its last trial and about the study."""
-        (*_, last) = study.get_trials(deepcopy=False)
-        return {
-            'trial': dict(last.system_attrs),
-            'study': dict(study._storage.get_study_system_attrs(study._study_id)),
-        }
 
     def _trial(
         self, path: ChoicePath, notes: Mapping[str, Any], state: TrialState, value: float | None = None
@@ -153,6 +145,11 @@ class OptunaStrategy(Strategy):
 def create(space: Space, options: Options, limits: Limits) -> OptunaStrategy:
     """Build the strategy."""
     return OptunaStrategy(space, limits, options.sampler)
+
+
+def _study_attributes(study: optuna.Study) -> dict[str, Any]:
+    """What the sampler noted at the study."""
+    return dict(study._storage.get_study_system_attrs(study._study_id))
 
 
 def _takes_only_a_seed(sampler: object) -> bool:

@@ -137,7 +137,7 @@ def secure(module: ModuleType) -> None:
 
 def _check_complete(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
     """Refuse weights that do not fill a model with our backbone; mmengine would log it and go on with random values."""
-    backbone = sys.modules.get(f'{__package__}.backbone')  # if it is not there, there is no such model
+    backbone = sys.modules.get('pinas_downstream.models.backbone')  # if it is not there, there is no such model
     if backbone is None or not any(isinstance(part, backbone.PiNAS) for part in model.modules()):
         return
     missing = _missing(_innermost(model), state_dict)

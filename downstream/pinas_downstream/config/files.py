@@ -10,7 +10,7 @@ from mmengine.config import Config
 
 from pinas_models.common.configs import find_file, packaged_configs
 
-from .overrides import apply_options
+from .options import apply_options
 
 __all__ = ['builtin_configs', 'find_config', 'load_config', 'move_data_root']
 

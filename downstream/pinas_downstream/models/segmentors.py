@@ -10,7 +10,7 @@ from mmengine.model import BaseTTAModel
 from mmseg.models.segmentors import EncoderDecoder
 from torch import nn
 
-from .multi_eval import MultiEvalSettings, multi_eval
+from .evaluator import MultiEvalSettings, multi_eval
 
 __all__ = ['MultiEval', 'MultiEvalEncoderDecoder']
 

@@ -18,7 +18,7 @@ import pinas_models  # noqa: F401  # registers the networks
 from pinas_models.choices import VARIANTS, Choices, parse_choices
 from pinas_models.common.text import one_line
 
-from .pretrained import read_backbone
+from .weights import read_backbone
 
 __all__ = ['PiNAS', 'resolve_choices']
 

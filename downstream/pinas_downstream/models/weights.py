@@ -53,7 +53,7 @@ def _content(checkpoint: str, of_openmmlab: bool) -> Any:
     path = Path(checkpoint).expanduser()
     if path.suffix in _SUFFIXES or path.is_file():
         if of_openmmlab:
-            from .checkpoints import read
+            from ..patches.checkpoints import read
 
             return read(path, map_location='cpu')
         try:
@@ -64,7 +64,7 @@ def _content(checkpoint: str, of_openmmlab: bool) -> Any:
 
 
 def _part(content: Any, checkpoint: str, prefix: str) -> dict[str, torch.Tensor]:
-    from .checkpoints import weights_of
+    from ..patches.checkpoints import weights_of
 
     weights = weights_of(content)
     prefix = prefix if prefix.endswith('.') else f'{prefix}.'

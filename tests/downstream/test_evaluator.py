@@ -14,7 +14,7 @@ from mmseg.structures import SegDataSample
 from reference import assert_close, filled_state_dict, load_fixture, make_input
 from torch import nn
 
-from pinas_downstream.multi_eval import MultiEvalSettings, multi_eval
+from pinas_downstream.models.evaluator import MultiEvalSettings, multi_eval
 
 FIXTURE = load_fixture('multi_eval')
 BLACK = -torch.tensor(FIXTURE.meta['mean']) / torch.tensor(FIXTURE.meta['std'])

@@ -10,7 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pinas_models.common.text import nearest
+from pinas_models.common.text import first_names, nearest
 
 __all__ = ['apply_options']
 
@@ -25,7 +25,6 @@ _SETTINGS = {
 }  # fmt: skip
 _HINT = 0.6  # difflib's usual measure of likeness
 _ALIKE = 0.85  # max_iter and max_iters, outchannels and out_channels; not out_channels and conv_out_channels
-_SHOWN = 3
 
 
 def apply_options(config: Config, options: Mapping[str, Any]) -> None:
@@ -86,7 +85,7 @@ def _check_top(config: Config, name: str) -> None:
     if name == 'data_root':
         raise ValueError('--cfg-options data_root: would change the variable alone; write --data-root DIR')
     uses = [place for place in _places(config._cfg_dict, config[name]) if place.split('.')[0] in _SETTINGS]
-    where = ', '.join(uses[:_SHOWN]) + (', ...' if len(uses) > _SHOWN else '')
+    where = first_names(uses)
     raise ValueError(
         f'--cfg-options {name}: this is a variable of the file, which has used it already; change the settings '
         f'themselves{f", its value stands in {where}" if uses else ""}'

@@ -15,21 +15,12 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import CheckpointLoader, Runner, load_checkpoint
 from safetensors.torch import save_file
+from small_runs import Call
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from pinas_downstream import PiNAS
-from pinas_downstream.checkpoints import load_weights, read
-
-
-class Call:
-    """Pickles as a call of a function."""
-
-    def __init__(self, function, *arguments):
-        self.call = (function, arguments)
-
-    def __reduce__(self):
-        return self.call
+from pinas_downstream.patches.checkpoints import load_weights, read
 
 
 class Classifier(BaseModel):

@@ -1,0 +1,1 @@
+"""What is changed in the packages of others: mmcv's operators, and how mmengine reads checkpoints and finds configs."""
