@@ -80,7 +80,7 @@ def resolve_name(name: str | Path) -> str:
 
     Raises:
         FileNotFoundError: If a folder is missing or holds no model.
-        ValueError: If there is no such model (the message names the nearest ones), or a folder's is not readable.
+        ValueError: If there is no such model; the message names the nearest ones.
     """
     text = str(name)
     scheme, colon, rest = text.partition(':')
@@ -115,18 +115,24 @@ def _model_folder(text: str, hint: str = '') -> Path:
         raise FileNotFoundError(
             f'{folder} is no model folder: it has no config.json (pinas-models convert --folder makes a model folder)'
         )
+    return folder
+
+
+def _check_config(folder: Path) -> None:
+    """Make sure that timm finds in ``config.json`` what it looks for."""
     try:
         config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
     except ValueError as error:  # of JSON or of the encoding
         raise ValueError(f'cannot open local-dir:{folder}: its config.json is no JSON ({one_line(error)})') from error
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
         raise ValueError(f'cannot open local-dir:{folder}: its config.json does not name an architecture')
-    return folder
 
 
 def _create(source: str, **args: Any) -> nn.Module:
     """Create a model; what the libraries raise for wrong weights and arguments becomes one sentence."""
     scheme, _, repository = source.partition(':')
+    if scheme == 'local-dir':
+        _check_config(Path(repository))
     try:
         if scheme != 'hf-hub':
             return timm.create_model(source, **args)

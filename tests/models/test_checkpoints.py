@@ -132,7 +132,7 @@ def test_path_is_found_by_the_shapes(family, checkpoints):
     assert convert_checkpoint(checkpoints[family]).choices == PATH
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(path=st.lists(st.integers(0, 3), min_size=8, max_size=8), seed=st.integers(0, 99))
 def test_random_networks_survive_every_stand_alone_family(path, seed):
     model = network(choices=path, seed=seed)
@@ -152,7 +152,7 @@ def test_random_networks_survive_every_stand_alone_family(path, seed):
             assert torch.equal(converted.forward_features(x), model.forward_features(x))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(
     path=st.lists(st.integers(0, 3), min_size=8, max_size=8), family=st.sampled_from(SUPERNETS), teacher=st.booleans()
 )
@@ -396,7 +396,7 @@ TITLES = {
 }
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_any_fault_is_found_and_named(data, checkpoints):
     family = data.draw(st.sampled_from(FAMILIES))

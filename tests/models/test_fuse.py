@@ -128,7 +128,7 @@ def _input_of(part: nn.Module, model: nn.Module) -> Tensor:
     return found[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.sampled_from([1, 2, 4]),
     bias=st.booleans(),

@@ -218,7 +218,7 @@ def test_sha256sum_reads_the_checksums(folder: Path) -> None:
     assert subprocess.run(command, cwd=folder, capture_output=True, check=False).returncode == 1
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(name=st.sampled_from(SUMMED), bit=st.integers(0, 2**40))
 def test_any_flipped_bit_is_found(staged: Path, name: str, bit: int) -> None:
     path, original = staged / name, (staged / name).read_bytes()
@@ -232,7 +232,7 @@ def test_any_flipped_bit_is_found(staged: Path, name: str, bit: int) -> None:
     assert wrong_checksums(staged) == []
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     name=st.sampled_from(['config.json', 'README.md', 'test/rand_tensors.safetensors']),
     bits=st.lists(st.integers(0, 2**20), min_size=1, max_size=5),

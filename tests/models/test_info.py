@@ -60,7 +60,7 @@ def test_activations_are_those_of_timms_tables(name, millions):
     assert round(measure_costs(timm.create_model(name), (3, 224, 224)).activations / 1e6, 2) == millions
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(path=paths)
 def test_costs_equal_the_tables_of_the_search(path):
     costs, cost = measure_costs(make('pinas_mini', choices=path), (3, 32, 32)), MINI.cost(path)
@@ -72,7 +72,7 @@ def test_costs_equal_the_tables_of_the_search_in_the_large_space():
     assert (costs.params, costs.macs) == (cost.params, cost.macs)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     channels=st.lists(st.integers(1, 9), min_size=2, max_size=6),
     height=st.integers(1, 12),
@@ -149,7 +149,7 @@ def test_a_size_that_does_not_fit_is_a_value_error():
 # Drawings
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(path=paths)
 def test_stages_and_drawings_show_every_block(path):
     model = make('pinas_mini', choices=path)
