@@ -17,11 +17,11 @@ from torch import nn
 
 from pinas_search.methods import SupernetPi
 from pinas_search.randomness import generator
-from pinas_search.spaces import Path, mini, resnest50
+from pinas_search.spaces import ChoicePath, mini, resnest50
 from pinas_search.supernets import ResNeStSupernet
 
 
-def plain_step(method: SupernetPi, views: torch.Tensor, paths: tuple[Path, Path]) -> torch.Tensor:
+def plain_step(method: SupernetPi, views: torch.Tensor, paths: tuple[ChoicePath, ChoicePath]) -> torch.Tensor:
     """The authors' iteration written down as it reads: one parameter, one query after the other."""
     student, teacher = method.encoder_q, method.encoder_k
     q, k = [], []
@@ -66,7 +66,7 @@ class Stopwatch:
 def run(
     method: SupernetPi,
     optimizer: torch.optim.Optimizer,
-    step: Callable[[torch.Tensor, tuple[Path, Path]], torch.Tensor],
+    step: Callable[[torch.Tensor, tuple[ChoicePath, ChoicePath]], torch.Tensor],
     views: torch.Tensor,
     number: int,
 ) -> tuple[float, float, float]:
