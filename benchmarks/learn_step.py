@@ -26,7 +26,7 @@ def plain_step(method: SupernetPi, views: torch.Tensor, paths: tuple[ChoicePath,
     student, teacher = method.encoder_q, method.encoder_k
     q, k = [], []
     for i, path in enumerate(paths):
-        q.append(F.normalize(student[1](student[0](views[2 * i], path)), dim=1))
+        q.append(F.normalize(student[1](student[0](views[2 * i], path).mean((2, 3))), dim=1))
         with torch.no_grad():
             modules = zip(
                 [*student[0].path_modules(path), student[1]], [*teacher[0].path_modules(path), teacher[1]], strict=True
@@ -34,7 +34,7 @@ def plain_step(method: SupernetPi, views: torch.Tensor, paths: tuple[ChoicePath,
             for source, target in modules:
                 for p_q, p_k in zip(source.parameters(), target.parameters(), strict=True):
                     p_k.data = p_k.data * method.momentum + p_q.data * (1 - method.momentum)
-            k.append(F.normalize(teacher[1](teacher[0](views[2 * i + 1], path)), dim=1))
+            k.append(F.normalize(teacher[1](teacher[0](views[2 * i + 1], path).mean((2, 3))), dim=1))
     loss = 0
     for query, key in ((q[0], k[1]), (q[1], k[0])):
         positive = torch.einsum('nc,nc->n', query, key).unsqueeze(-1)

@@ -23,7 +23,7 @@ from tables import TableSpace
 
 from pinas_search.report import write_report
 from pinas_search.report.collect import collect
-from pinas_search.report.summary import standard_error, summarize
+from pinas_search.report.summary import _tau, standard_error, summarize
 from pinas_search.scoring import pack
 from pinas_search.scoring.comparison import compare, place_among
 from pinas_search.spaces import Space, mini, resnest50
@@ -605,6 +605,15 @@ def test_tau_is_shown_with_its_interval_and_its_chance(tmp_path, space):
     retrained(tmp_path, (0.9,) * 5, accuracies)
     assert 'accuracy after retraining is +0.00 (all equal)' in report_page(tmp_path, space).text
     assert summarize(collect(tmp_path, space), space).agreement.chance == 1.0  # every order ties
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=12))
+def test_tau_is_scipys(pairs):
+    x, y = np.array(pairs).T
+    expected = kendalltau(x, y).statistic
+    assert _tau(np.stack([x, -x]), np.stack([y, y])) == pytest.approx(
+        [0.0] * 2 if np.isnan(expected) else [expected, -expected]
+    )
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))

@@ -59,6 +59,8 @@ class StageCommand:
         run = Run(config, args.out or Path('runs') / f'{Path(sources[-1]).stem}-{config.seed}')
         run.check()  # before the directory is begun
         if not self.stages:
+            if 'supernet' in run.needs:
+                run.build_method().check_batch_size(config.learn.batch_size)
             print(f'nothing to object: {run.space.name} with {run.space.size:,} networks, {run.num_classes} classes')
             return 0
         with own(run.path):

@@ -26,6 +26,9 @@ __all__ = ['Run']
 
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
+# Stage -> what later stages need of it.
+_MADE_BY = {'learn': 'supernet', 'linear': 'classifier'}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -105,6 +108,15 @@ class Run:
         for kind in ('space', 'supernet', 'method', 'strategy', 'scorer'):
             self._plugin(kind)  # type: ignore[arg-type]
         self.strategy()
+        splits, config = self.splits, self.config
+        images = {'retrain': splits.full_train if splits.test else splits.train}
+        images |= {stage: splits.train for stage, need in _MADE_BY.items() if need in self.needs}
+        for stage, source in images.items():
+            size = getattr(config, stage).batch_size
+            if size > len(source):
+                raise ValueError(
+                    f'{stage}.batch_size is {size}, but there are {len(source)} training images: set it to that or less'
+                )
 
     def stage(self, name: str) -> StageDir:
         """Folder of a stage."""
