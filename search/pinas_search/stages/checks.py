@@ -12,7 +12,6 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
-from ..data import ImageSource
 from .run import Run
 
 __all__ = ['check_run']
@@ -31,14 +30,16 @@ def check_run(run: Run) -> None:
     _ = run.device
     if run.num_classes < 2:
         raise ValueError('the images have one class only: there is nothing to tell apart')
-    train = run.splits.train
-    method = run.build_method()
-    method.check_batch_size(config.learn.batch_size)
-    for name, stream in method.streams.items():
-        _check_batch(f'learn (stream {name})', int(len(train) * stream.share), config.learn.batch_size)
-    _check_batch('linear', len(train), config.linear.batch_size)
-    source: ImageSource = train if run.splits.test is None else run.splits.full_train
-    _check_batch('retrain', len(source), config.retrain.batch_size)
+    splits = run.splits
+    if 'supernet' in run.needs:
+        method = run.build_method()
+        method.check_batch_size(config.learn.batch_size)
+        for name, stream in method.streams.items():
+            which = '' if len(method.streams) == 1 else f' in the stream {name}'
+            _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
+    if 'classifier' in run.needs:
+        _check_batch('linear', len(splits.train), config.linear.batch_size)
+    _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
     run.strategy()
     run.check_scorer()
     initial = getattr(run.strategy_options, 'initial', 0)
@@ -50,9 +51,11 @@ def check_run(run: Run) -> None:
         )
 
 
-def _check_batch(stage: str, images: int, batch_size: int) -> None:
+def _check_batch(stage: str, images: int, batch_size: int, which: str = '') -> None:
     if images < batch_size:
-        raise ValueError(f'{stage}: {images} training images are fewer than a batch of {batch_size}: lower batch_size')
+        raise ValueError(
+            f'{stage}.batch_size is {batch_size}, but there are {images} training images{which}: set it to that or less'
+        )
 
 
 def _check_ranges(config: Any, prefix: str = '') -> None:

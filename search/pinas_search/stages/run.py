@@ -28,6 +28,8 @@ __all__ = ['Run']
 
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
+# Stage -> what later stages need of it.
+
 
 @dataclass(frozen=True)
 class Run:

@@ -94,6 +94,7 @@ class OptunaStrategy(Strategy):
     ) -> Proposal:
         """Ask the sampler; a new one with a new study each time, so that nothing depends on what was asked before."""
         path: ChoicePath = ()
+        notes: dict[str, Any] = {}
         with _quiet():
             study = self._study(history, pending)
             for _ in range(_TRIES):
@@ -103,12 +104,17 @@ class OptunaStrategy(Strategy):
                     choices[trial.params[name]]
                     for name, choices in zip(self._distributions, self.space.allowed, strict=True)
                 )
+                storage = study._storage
+                notes = {
+                    'trial': dict(storage.get_trial(trial._trial_id).system_attrs),
+                    'study': dict(storage.get_study_system_attrs(study._study_id)),
+                }
                 if path not in seen and self.limits.allow(self.space, np.array([path]))[0]:
-                    own = study._storage.get_trial(trial._trial_id).system_attrs
-                    return Proposal(path, {'trial': dict(own), 'study': _study_attributes(study)})
+                    return Proposal(path, notes)
                 study.tell(trial, state=TrialState.FAIL)
+        # What takes the place of a suggestion belongs to its generation.
         near = first_unseen(self.pool.mutants(path, generator), seen)
-        return Proposal(near or self.pool.draw(generator, seen), {'study': _study_attributes(study)})
+        return Proposal(near or self.pool.draw(generator, seen), notes)
 
     def _study(self, history: Sequence[Observation], pending: Sequence[Proposal]) -> optuna.Study:
         """A study in memory with what is known; pending paths are running trials, which samplers may take as bad."""
@@ -145,11 +151,6 @@ class OptunaStrategy(Strategy):
 def create(space: Space, options: Options, limits: Limits) -> OptunaStrategy:
     """Build the strategy."""
     return OptunaStrategy(space, limits, options.sampler)
-
-
-def _study_attributes(study: optuna.Study) -> dict[str, Any]:
-    """What the sampler noted at the study."""
-    return dict(study._storage.get_study_system_attrs(study._study_id))
 
 
 def _takes_only_a_seed(sampler: object) -> bool:
