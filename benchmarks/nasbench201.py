@@ -3,7 +3,8 @@
     python benchmarks/nasbench201.py --threads 1
 
 1. Scores of cells on shared images: ``run_many``, which computes shared results once, beside a loop through
-   ``forward``; and both beside a plain supernet in which the edges of a path run without skipping. Equal: all scores, bit for bit.
+   ``forward``; and both beside a plain supernet in which the edges of a path run without skipping. Equal: all
+   scores, bit for bit.
 2. A SPOS step: this supernet, which runs one operation per edge, beside the plain one of the benchmark's authors, which
    weights all five operations of each edge by 0 and 1. Equal: loss and gradients, to rounding.
 3. ``correlate``'s statistics for 15,625 networks with made-up scores, beside a tau computed from scratch per sample.

@@ -12,6 +12,7 @@ import numpy as np
 from ..records import Candidate
 from ..scoring import unpack
 from ..scoring.comparison import Paired, Place, compare, place_among
+from ..scoring.ranking import is_constant, kendall_tau, kendall_tau_interval, p_value
 from ..spaces import Cost, Space
 from .collect import Network, RetrainResult, RunRecord
 
@@ -67,7 +68,7 @@ class Agreement:
         score: Tau of the supernet score.
         params: Tau of the number of parameters, a predictor that needs no search.
         macs: Tau of the multiply-accumulates, another one.
-        chance: Share of the permutations of the scores that give a tau at least as large.
+        chance: Share of the permutations that give a tau of the score at least as far from 0.
     """
 
     n: int
@@ -198,28 +199,15 @@ def _agreement(record: RunRecord, results: list[RetrainResult]) -> Agreement | N
         'params': [by_path[path].params for path in accuracies],
         'macs': [by_path[path].macs for path in accuracies],
     }
-    truth = np.array(list(accuracies.values()))
-    generator = np.random.default_rng(0)
-    samples = generator.integers(len(truth), size=(_SAMPLES, len(truth)))
-    orders = generator.permuted(np.tile(np.arange(len(truth)), (_SAMPLES, 1)), axis=1)
-    values = np.array(predictions['score'])
-    as_large = int((_tau(values[orders], truth) >= _tau(values, truth)).sum())
+    truth, generator = np.array(list(accuracies.values())), np.random.default_rng(0)
     return Agreement(
         n=len(truth),
-        chance=(1 + as_large) / (1 + _SAMPLES),
-        **{name: _tau_interval(np.array(values), truth, samples) for name, values in predictions.items()},
+        chance=p_value(np.array(predictions['score']), truth, generator, _SAMPLES),
+        **{name: _tau(np.array(values, dtype=float), truth, generator) for name, values in predictions.items()},
     )
 
 
-def _tau_interval(prediction: np.ndarray, truth: np.ndarray, samples: np.ndarray) -> Tau:
-    low, high = np.quantile(_tau(prediction[samples], truth[samples]), (0.025, 0.975))
-    constant = bool(np.ptp(prediction) == 0 or np.ptp(truth) == 0)
-    return Tau(float(_tau(prediction, truth)), float(low), float(high), constant)
-
-
-def _tau(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b over the last axis, 0 where one is constant; thousands at once, which scipy's is too slow for."""
-    first, second = np.triu_indices(x.shape[-1], 1)
-    x, y = (np.sign(values[..., first] - values[..., second]) for values in (x, y))
-    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    return np.divide((x * y).sum(-1), scale, out=np.zeros(scale.shape), where=scale > 0)
+def _tau(prediction: np.ndarray, truth: np.ndarray, generator: np.random.Generator) -> Tau:
+    low, high = kendall_tau_interval(prediction, truth, generator, _SAMPLES)
+    constant = is_constant(prediction) or is_constant(truth)
+    return Tau(kendall_tau(prediction, truth), low, high, constant)

@@ -28,8 +28,6 @@ __all__ = ['Run']
 
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
 
-# Stage -> what later stages need of it.
-
 
 @dataclass(frozen=True)
 class Run:

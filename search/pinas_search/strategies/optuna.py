@@ -88,59 +88,97 @@ class OptunaStrategy(Strategy):
         }
         with _quiet():
             self._make_sampler(0)
+        self._current: optuna.Study | None = None
+        self._told: list[Observation] = []
+        self._asked: dict[ChoicePath, int] = {}  # number of the trial of each pending path
 
     def propose(
         self, history: Sequence[Observation], pending: Sequence[Proposal], seen: Seen, generator: np.random.Generator
     ) -> Proposal:
-        """Ask the sampler; a new one with a new study each time, so that nothing depends on what was asked before."""
-        path: ChoicePath = ()
-        notes: dict[str, Any] = {}
+        """Ask a sampler with a seed of this proposal, in a study that holds what is known."""
         with _quiet():
             study = self._study(history, pending)
             for _ in range(_TRIES):
                 study.sampler = self._make_sampler(int(generator.integers(2**32)))
                 trial = study.ask(self._distributions)
-                path = tuple(
-                    choices[trial.params[name]]
-                    for name, choices in zip(self._distributions, self.space.allowed, strict=True)
-                )
-                storage = study._storage
-                notes = {
-                    'trial': dict(storage.get_trial(trial._trial_id).system_attrs),
-                    'study': dict(storage.get_study_system_attrs(study._study_id)),
-                }
+                path = self._path(trial.params)
                 if path not in seen and self.limits.allow(self.space, np.array([path]))[0]:
-                    return Proposal(path, notes)
+                    break
                 study.tell(trial, state=TrialState.FAIL)
-        # What takes the place of a suggestion belongs to its generation.
-        near = first_unseen(self.pool.mutants(path, generator), seen)
-        return Proposal(near or self.pool.draw(generator, seen), notes)
+            else:
+                near = first_unseen(self.pool.mutants(path, generator), seen)
+                path = near or self.pool.draw(generator, seen)
+                study.enqueue_trial(self._params(path))
+                trial = study.ask(self._distributions)
+        noted = study._storage.get_trial(trial._trial_id).system_attrs
+        attributes = study._storage.get_study_system_attrs(study._study_id)
+        self._asked[path] = trial.number
+        return Proposal(path, {'number': trial.number, 'trial': dict(noted), 'study': dict(attributes)})
 
     def _study(self, history: Sequence[Observation], pending: Sequence[Proposal]) -> optuna.Study:
-        """A study in memory with what is known; pending paths are running trials, which samplers may take as bad."""
+        """The study of the last proposal with what was told since; a new one where that does not fit.
+
+        Both are the same: a new study has its trials in the noted order, and rejected ones leave gaps that are filled.
+        """
+        known = len(self._told)
+        waiting = {proposal.path for proposal in pending}
+        new = history[known:]
+        if (
+            self._current is None
+            or any(a is not b for a, b in zip(self._told, history, strict=False))
+            or len(history) < known
+            or waiting | {seen.path for seen in new} != set(self._asked)
+        ):
+            self._current = self._rebuild(history, pending)
+        else:
+            for path, value, _ in new:
+                failed = not np.isfinite(value)
+                number = self._asked.pop(path)
+                self._current.tell(
+                    number, None if failed else value, state=TrialState.FAIL if failed else TrialState.COMPLETE
+                )
+        self._told = list(history)
+        return self._current
+
+    def _rebuild(self, history: Sequence[Observation], pending: Sequence[Proposal]) -> optuna.Study:
         study = optuna.create_study(direction='maximize')
-        for path, value, notes in history:
-            failed = not np.isfinite(value)
-            study.add_trial(self._trial(path, notes, TrialState.FAIL if failed else TrialState.COMPLETE, value))
-        for proposal in pending:
-            study.add_trial(self._trial(proposal.path, proposal.notes, TrialState.RUNNING))
-        noted = [seen.notes for seen in history] + [proposal.notes for proposal in pending]
-        latest: Mapping[str, Any] = next((notes['study'] for notes in reversed(noted) if 'study' in notes), {})
-        for key, value in latest.items():
+        # Paths from elsewhere have no number: they come last.
+        rows: list[tuple[float, ChoicePath, Mapping[str, Any], float | None]]
+        rows = [(seen.notes.get('number', np.inf), seen.path, seen.notes, seen.value) for seen in history]
+        rows += [(asked.notes.get('number', np.inf), asked.path, asked.notes, None) for asked in pending]
+        self._asked = {}
+        count = 0
+        for number, path, notes, value in sorted(rows, key=lambda row: row[0]):
+            while np.isfinite(number) and count < number:
+                study.add_trial(create_trial(state=TrialState.FAIL))
+                count += 1
+            state = TrialState.RUNNING if value is None else TrialState.COMPLETE
+            if value is not None and not np.isfinite(value):
+                state = TrialState.FAIL
+            study.add_trial(
+                create_trial(
+                    state=state,
+                    value=value if state == TrialState.COMPLETE else None,
+                    params=self._params(path),
+                    distributions=self._distributions,
+                    system_attrs=dict(notes.get('trial', {})),
+                )
+            )
+            if value is None:
+                self._asked[path] = count
+            count += 1
+        latest = max(rows, key=lambda row: row[0] if np.isfinite(row[0]) else -1, default=None)
+        for key, value in (latest[2].get('study', {}) if latest else {}).items():
             study._storage.set_study_system_attr(study._study_id, key, value)
         return study
 
-    def _trial(
-        self, path: ChoicePath, notes: Mapping[str, Any], state: TrialState, value: float | None = None
-    ) -> optuna.trial.FrozenTrial:
+    def _params(self, path: ChoicePath) -> dict[str, int]:
         columns = zip(self._distributions, path, self.space.allowed, strict=True)
-        return create_trial(
-            state=state,
-            value=value if state == TrialState.COMPLETE else None,
-            params={name: choices.index(choice) for name, choice, choices in columns},
-            distributions=self._distributions,
-            system_attrs=dict(notes.get('trial', {})),
-        )
+        return {name: choices.index(choice) for name, choice, choices in columns}
+
+    def _path(self, params: Mapping[str, int]) -> ChoicePath:
+        columns = zip(self._distributions, self.space.allowed, strict=True)
+        return tuple(choices[params[name]] for name, choices in columns)
 
     def _make_sampler(self, seed: int) -> optuna.samplers.BaseSampler:
         if isinstance(self._sampler, str):
