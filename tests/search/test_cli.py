@@ -17,6 +17,7 @@ import torch
 from tables import all_paths
 
 import pinas_models  # noqa: F401 - registers the models
+from pinas_search.config import parse_config
 from pinas_search.spaces import mini
 
 COMMAND = [sys.executable, '-m', 'pinas_search.cli']
@@ -215,3 +216,12 @@ def test_shown_configuration_reads_back(name: str, tmp_path: Path) -> None:
     assert 'lr: 0.125' in shown.stdout
     (tmp_path / 'copy.yaml').write_text(shown.stdout)
     assert command('run', '--config', 'copy.yaml', '--show', cwd=tmp_path).stdout == shown.stdout
+
+
+def test_settings_are_plain_numbers_whose_checkpoints_can_be_read() -> None:
+    """The types that check bounds must not reach an optimizer: torch refuses them in a checkpoint."""
+    config = parse_config(['digits'], ['learn.momentum=0.5', 'retrain.lr=0.25', 'search.limits.params=3e6'])
+    settings = [config.learn.momentum, config.retrain.lr, config.search.limits['params'], *config.data.std]
+    assert {type(value) for value in settings} == {float}
+    assert {type(value) for value in (config.seed, config.learn.batch_size, *config.linear.milestones)} == {int}
+    assert parse_config(['digits'], []).learn.views is None

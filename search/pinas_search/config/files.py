@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -69,7 +69,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     parser.add_argument('--config', action='config')
     parser.add_class_arguments(Config, None)
     values = _parse(parser, arguments)
-    return Config(**{field.name: values[field.name] for field in fields(Config)})
+    return _plain_numbers(Config(**{field.name: values[field.name] for field in fields(Config)}))
 
 
 def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
@@ -92,7 +92,7 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     values = _parse(parser, {where: dict(options)})
     for part in where.split('.'):
         values = values[part]
-    return values
+    return _plain_numbers(values)
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -178,11 +178,20 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists and bounded numbers as numbers, for YAML."""
+    """Tuples as lists, for YAML."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _plain_numbers(value: Any) -> Any:
+    """Bounded numbers as numbers: they end up in optimizers, whose checkpoints torch reads back without other types."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{f.name: _plain_numbers(getattr(value, f.name)) for f in fields(value)})
+    if isinstance(value, Mapping):
+        return {key: _plain_numbers(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return type(value)(map(_plain_numbers, value))
     if isinstance(value, float):
         return float(value)
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
