@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -164,7 +164,7 @@ def _keys(cls: type, prefix: str = '') -> dict[str, bool]:
     for field in fields(cls):
         name, hint = f'{prefix}{field.name}', hints[field.name]
         nested = [t for t in (hint, *getattr(hint, '__args__', ())) if is_dataclass(t)]
-        keys[name] = hint == dict[str, Any]
+        keys[name] = get_origin(hint) is dict
         for t in nested:
             keys |= _keys(t, f'{name}.')  # type: ignore[arg-type]
     return keys
