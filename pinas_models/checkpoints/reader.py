@@ -85,8 +85,8 @@ def _explain(error: Exception) -> str:
     text = str(error).rsplit('WeightsUnpickler error: ', 1)[-1]
     if isinstance(error, pickle.UnpicklingError) and (name := _ASKED_FOR.search(text)):
         return (
-            f'reading it would use {name[1][:80]!r}, which is not among the harmless names that weights need; it was not '
-            'read, and nothing in it was executed: ask whoever made it for the weights alone '
+            f'reading it would use {name[1][:80]!r}, which is not among the harmless names that weights need; it was '
+            'not read, and nothing in it was executed: ask whoever made it for the weights alone '
             '(torch.save(model.state_dict(), FILE), or safetensors)'
         )
     reason = first_line(text).partition('. Please use')[0][:200] if text.strip() else ''
