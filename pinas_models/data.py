@@ -16,6 +16,7 @@ from timm.data.readers.img_extensions import get_img_extensions
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from torch.utils.data import IterableDataset
 
+from .common.images import opened, to_mode
 from .common.text import one_line
 
 __all__ = ['EXTENSIONS', 'TimmImages', 'check_class_folders', 'check_tar', 'open_dataset']
@@ -39,6 +40,8 @@ class TimmImages:
         """Wrap a data set."""
         self.dataset, self.source = dataset, source
         self.reader: Any = getattr(dataset, 'reader', None)
+        if hasattr(dataset, 'loader'):  # torchvision's folders, which would open any format
+            dataset.loader = _load_rgb
         self.class_to_index: dict[Any, int] = {}
         for holder in (self.reader, dataset):
             for attribute in ('class_to_idx', 'class_name_to_idx'):  # folders and torchvision; tars
@@ -84,11 +87,11 @@ class TimmImages:
             with open(os.path.join(self.reader.root, tar) if tar else self.reader.root, 'rb') as file:
                 file.seek(member.offset_data + (inner.offset_data if inner is not None else 0))
                 content = io.BytesIO(file.read(member.size))
-            with Image.open(content) as image:
+            with opened(content) as image:
                 yield image, self.reader.targets[index]
         else:
             content, target, *_ = self.reader[index]
-            with content, Image.open(content) as image:
+            with content, opened(content) as image:
                 yield image, target
 
     def targets(self) -> list[Any]:
@@ -110,6 +113,11 @@ class TimmImages:
                 for (member, _, child), target in zip(self.reader.samples, self.reader.targets, strict=True)
             }
         return {(os.path.dirname(file), target) for file, target in self.reader.samples}
+
+
+def _load_rgb(path: str) -> Image.Image:
+    with opened(path) as image:
+        return to_mode(image, 'RGB')
 
 
 def open_dataset(name: str, what: str, hint: str = '', **options: Any) -> Any:

@@ -13,6 +13,7 @@ from timm.data.readers.class_map import load_class_map
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..common.images import to_mode
 from ..common.text import one_line
 from ..data import EXTENSIONS, TimmImages, check_class_folders, check_tar, open_dataset
 
@@ -181,7 +182,7 @@ class _RandomAccess(Dataset):
             return Sample(index, -1, (), one_line(error))
 
     def _sample(self, index: int, image: Image.Image, target: Any) -> Sample:
-        image = image.convert(self.mode)
+        image = to_mode(image, self.mode)
         return Sample(index, self._target(target), tuple(transform(image) for transform in self.transforms), '')
 
     def _target(self, target: Any) -> int:

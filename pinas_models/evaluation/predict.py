@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..common.images import opened, to_mode
 from ..common.text import one_line
 from .classifier import Classifier
 from .protocols import Protocol
@@ -41,7 +41,7 @@ def find_images(argument: str) -> list[Path]:
     """The images that an argument means.
 
     Args:
-        argument: An image file of any kind that Pillow reads; a folder, for the images in it and below, by their
+        argument: An image file of the formats in ``common.images``; a folder, for the images in it and below, by their
             suffix; or a pattern with ``*``, ``?``, ``[...]`` or ``**``.
 
     Returns:
@@ -92,7 +92,7 @@ def predict(
 ) -> Iterator[Prediction]:
     """Classify images, in their order.
 
-    Photographs are turned upright as their EXIF orientation says.
+    Photographs are turned upright as their EXIF orientation says, as in evaluation and search.
 
     Args:
         classifier: The model.
@@ -111,8 +111,8 @@ def predict(
         errors: dict[Path, str] = {}
         for path in batch:
             try:
-                with Image.open(path) as image:
-                    inputs[path] = protocol.transform(ImageOps.exif_transpose(image).convert(classifier.mode))
+                with opened(path) as image:
+                    inputs[path] = protocol.transform(to_mode(image, classifier.mode))
             except Exception as error:  # decoders raise nearly anything on damaged files
                 errors[path] = one_line(error)
         rows: dict[Path, Tensor] = {}

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from pinas_models.common.images import opened
 from pinas_models.common.text import first_names
 
 __all__ = ['check_segmentation']
@@ -54,7 +54,7 @@ def check_segmentation(dataset: Any, place: str) -> None:
 def _check_labels(entry: Mapping[str, Any], dataset: Any, place: str) -> None:
     path = entry['seg_map_path']
     try:
-        with Image.open(path) as image:
+        with opened(path) as image:
             labels = np.unique(np.asarray(image))
     except Exception as error:  # decoders raise nearly anything on damaged files
         raise ValueError(f'{place}: {path} cannot be read as an image ({error})') from error

@@ -11,7 +11,8 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import MODELS, DefaultScope
-from PIL import Image
+
+from pinas_models.common.images import opened
 
 from ..checks.datasets import build_datasets
 from ..checks.model import check_num_classes
@@ -70,7 +71,7 @@ def read_image(path: Path) -> np.ndarray:
         OSError: If it cannot be read, is cut off, or is none.
     """
     try:
-        with Image.open(path) as image:  # OpenCV fills the rest of a file that is cut off with grey
+        with opened(path) as image:  # OpenCV fills the rest of a file that is cut off with grey
             image.load()
         pixels = mmcv.imread(path, channel_order='rgb')
     except Exception as error:  # decoders raise nearly anything on damaged files

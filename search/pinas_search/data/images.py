@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch.utils.data import IterableDataset
 
+from pinas_models.common.images import to_mode
 from pinas_models.common.text import one_line
 from pinas_models.data import EXTENSIONS, TimmImages, check_class_folders, check_tar, open_dataset
 
@@ -57,7 +58,7 @@ class ImageFiles(TimmImages):
         """
         try:
             with self.opened(index) as (image, _):
-                return _to_rgb(image)
+                return to_mode(image, 'RGB')
         except Exception as error:  # decoders raise nearly anything on damaged files
             raise ValueError(
                 f'cannot read the image {self.filename(index)} of {self.source} ({one_line(error)}): replace the file'
@@ -158,11 +159,3 @@ def _check_folders(path: Path, files: ImageFiles) -> None:
         for child in sorted(path.iterdir()):
             if child.is_dir() and child.name not in filled and not child.name.startswith('.'):
                 raise ValueError(f'the class folder {child} has no images ({EXTENSIONS}): fill or remove it')
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith('I'):  # 16-bit gray, which convert() would clip at 255 instead of scaling
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8))
-    elif image.mode == 'P':
-        image = image.convert('RGBA')  # Pillow's advice for palettes with transparency
-    return image.convert('RGB')
