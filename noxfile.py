@@ -1,6 +1,6 @@
 """Versions of Python and of OpenMMLab, one environment each: ``nox -l`` lists the sessions, ``nox -s NAME`` runs one.
 
-``make test`` checks one environment, this all of them. Wheels of everything exist for the versions named here.
+``make test`` checks one environment, this all of them.
 """
 
 import nox
@@ -25,8 +25,8 @@ nox.options.sessions = ['models_and_search', 'downstream_originals', 'downstream
 
 @nox.session(python=PYTHONS)
 def models_and_search(session: nox.Session) -> None:
-    """The networks and the search."""
-    session.install('--prefer-binary', '-e', '.[search,export,test]')
+    """The networks and the search; the test of the wheel also looks at the configurations of the third package."""
+    session.install('--prefer-binary', '-e', '.[search,downstream,export,test]')
     session.run('pytest', 'tests/models', 'tests/search', '-n', '2', *session.posargs, env=ONE_THREAD)
 
 
