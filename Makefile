@@ -2,6 +2,7 @@
 # make docs: the site of the documentation. make cards: the model cards.
 PYTHON ?= python3
 BIN := .venv/bin
+export NO_MKDOCS_2_WARNING := 1  # Material for MkDocs says at every start that MkDocs has a successor
 
 .PHONY: demo test docs cards clean
 
