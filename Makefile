@@ -2,7 +2,8 @@
 # make docs: the site of the documentation. make cards: the model cards.
 PYTHON ?= python3
 BIN := .venv/bin
-export NO_MKDOCS_2_WARNING := 1  # Material for MkDocs says at every start that MkDocs has a successor
+# Material for MkDocs would say at every start that MkDocs has a successor.
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: demo test docs cards clean
 
@@ -22,11 +23,11 @@ test: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/mkdocs build --strict --quiet
+	$(BIN)/mkdocs build --strict
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2  # two processes with a thread each; more would wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python tests/timm_suite/run.py -n 2  # timm's own tests on our models
 
-# The site, in site/; a broken link or an unknown name is an error.
+# The site, in site/; a broken link or an unknown name is an error (not with --quiet, which counts no warnings).
 docs: .venv/.installed
 	$(BIN)/mkdocs build --strict
 

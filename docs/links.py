@@ -14,6 +14,7 @@ _PLACES = {
     r'(?:\.\./)*docs/': '',
     r'(?:\.\./)*search/README\.md': 'search.md',
     r'(?:\.\./)*downstream/README\.md': 'detect-and-segment.md',
+    r'(?:\.\./)*CONTRIBUTING\.md#': 'extend.md#',
     r'(?:\.\./)*CONTRIBUTING\.md': 'contribute.md',
     r'(?:\.\./)*CHANGELOG\.md': 'changes.md',
 }
