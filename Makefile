@@ -1,8 +1,11 @@
 # make demo: install and run the whole search on built-in data. make test: install and run every check.
+# make docs: the site of the documentation. make cards: the model cards.
 PYTHON ?= python3
 BIN := .venv/bin
+# Material for MkDocs would say at every start that MkDocs has a successor.
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo test cards clean
+.PHONY: demo test docs cards clean
 
 # Wheels only: nothing is compiled. The stamp is remade when the dependencies change.
 .venv/.installed: pyproject.toml
@@ -20,12 +23,17 @@ test: .venv/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+	$(BIN)/mkdocs build --strict
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2  # two processes with a thread each; more would wait for each other
 	OMP_NUM_THREADS=1 $(BIN)/python tests/timm_suite/run.py -n 2  # timm's own tests on our models
+
+# The site, in site/; a broken link or an unknown name is an error (not with --quiet, which counts no warnings).
+docs: .venv/.installed
+	$(BIN)/mkdocs build --strict
 
 # The model cards, from pinas_models/cards/facts.yaml and the code.
 cards: .venv/.installed
 	$(BIN)/python -m pinas_models.cards model_cards
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv runs site

@@ -1,4 +1,4 @@
-"""Every Python snippet in the cards and READMEs runs as printed, without network, and prints what it says it prints."""
+"""Every Python snippet in documents, site and cards runs as printed, without network, and prints what it says."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,15 @@ from timm.models import save_for_hf
 
 import pinas_models  # noqa: F401 - registers the models
 from pinas_models.cards import folder_card
+from pinas_search.records import Trials
+from pinas_search.scoring import Score
+from pinas_search.spaces import mini
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = sorted({*ROOT.glob('*.md'), *ROOT.glob('*/README.md'), *ROOT.glob('model_cards/*/README.md')})
+# The pages of the site include READMEs, whose snippets count where they stand.
+PATTERNS = ('*.md', '*/README.md', 'model_cards/*/README.md', 'docs/**/*.md')
+DOCUMENTS = sorted({path for pattern in PATTERNS for path in ROOT.glob(pattern)})
+TOYS = ROOT / 'tests' / 'search' / 'toys'
 
 # Runs snippets, each in a namespace of its own, in one process: importing torch takes longer than most of them.
 RUNNER = """
@@ -88,10 +95,18 @@ def put_on_hub(hub, repository, model):
     save_for_hf(model, str(folder / 'snapshots' / revision), safe_serialization=True)
 
 
+def make_study(run_dir):
+    """The study of a search that has scored one network."""
+    (run_dir / 'search').mkdir(parents=True)
+    trials, moment = Trials(run_dir / 'search' / 'journal.log', mini()), datetime(2026, 11, 24)
+    trials.add((0, 0, 3, 0, 3, 2, 3, 1), Score(0.5), moment, moment)
+
+
 @pytest.fixture(scope='module')
 def results(tmp_path_factory):
     """What each snippet printed and raised."""
     hub, home = tmp_path_factory.mktemp('hub'), tmp_path_factory.mktemp('home')
+    make_study(home / 'runs' / 'demo')
     torch.manual_seed(0)
     put_on_hub(hub, 'pinas-models/pinas_cls.in1k', timm.create_model('pinas_cls.in1k'))
     trans = timm.create_model('pinas_trans.coco')
@@ -117,7 +132,7 @@ def results(tmp_path_factory):
 
 def test_there_are_snippets():
     documents = [snippet.name.rsplit(':', 1)[0] for snippet in SNIPPETS]
-    assert 'README.md' in documents
+    assert {'README.md', 'search/README.md', 'downstream/README.md', 'CONTRIBUTING.md'} <= set(documents)
     for card in (ROOT / 'model_cards').iterdir():
         assert documents.count(f'model_cards/{card.name}/README.md') == 3
 
@@ -137,3 +152,20 @@ def test_snippet_runs_and_prints_what_it_says(snippet, results):
 @pytest.mark.parametrize('snippet', SNIPPETS, ids=lambda snippet: snippet.name)
 def test_snippet_imports_the_package_that_registers_the_models(snippet):
     assert ('create_model(' in snippet.code) <= ('import pinas_models' in snippet.code)
+
+
+def test_examples_of_parts_are_those_that_go_through_all_stages():
+    printed = [snippet.code for snippet in SNIPPETS if snippet.name.startswith('CONTRIBUTING.md')]
+    for toy in ('all_choices.py', 'two_branches.py', 'guess.py'):
+        assert (TOYS / toy).read_text(encoding='utf-8') in printed
+    method = (TOYS / 'all_choices.py').read_text(encoding='utf-8')
+    assert len([line for line in method.splitlines() if line.strip()]) <= 40
+
+
+@pytest.mark.parametrize('path', sorted((ROOT / 'search' / 'configs').glob('*.yaml')), ids=lambda path: path.stem)
+def test_a_configuration_begins_with_what_it_is_for_and_what_it_cost(path):
+    lines = path.read_text(encoding='utf-8').splitlines()
+    head = lines[: next(number for number, line in enumerate(lines) if not line.startswith('#'))]
+    said = [line[2:].split(':')[0] for line in head if not line.startswith('#  ')]
+    assert said == ['Purpose', 'Command', 'Cost', 'Result']
+    assert f'--config {path.stem}' in '\n'.join(head)
