@@ -129,7 +129,8 @@ def secure(module: ModuleType) -> None:
     ) -> None:
         """Do as mmengine, which warns of what is missing or does not fit; but our backbone must be whole."""
         _check_backbone(module, state_dict)
-        lenient(module, state_dict, strict, logger)
+        # Without a logger mmengine prints, which the commands keep out of the console.
+        lenient(module, state_dict, strict, logger or 'current')
 
     module.load_state_dict = load_state_dict  # type: ignore[attr-defined]
 
