@@ -7,6 +7,7 @@ import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,12 +18,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from pinas_search.config import DataConfig, EvaluateConfig, ViewConfig
-from pinas_search.data import load_splits
-from pinas_search.evaluate import CandidateEvaluator, top1
+from pinas_search.config import Config, DataConfig, EvaluateConfig, LinearConfig, SearchConfig, ViewConfig
+from pinas_search.data import ImageSource, Splits, load_splits
 from pinas_search.randomness import generator
 from pinas_search.recalibrate import recalibrate_bn
+from pinas_search.scoring import CandidateEvaluator, judge
 from pinas_search.spaces import mini
+from pinas_search.stages import Run
 from pinas_search.supernets import ResNeStSupernet
 
 PLAIN = ViewConfig(scale=(0.2, 1.0), jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0)
@@ -40,6 +42,23 @@ def write_images(root: Path, per_class: int) -> None:
         for i in range(per_class):
             pixels = torch.randint(0, 200 + 5 * label, (32, 32, 3), generator=random, dtype=torch.uint8)
             Image.fromarray(pixels.numpy()).save(folder / f'{i:05d}.png')
+
+
+@dataclass(frozen=True)
+class GivenRun(Run):
+    """A run whose images and networks are given."""
+
+    supernet: ResNeStSupernet
+    classifier: nn.Linear
+    splits: Splits
+
+    def load_supernet(self) -> ResNeStSupernet:
+        """The given one."""
+        return self.supernet
+
+    def load_classifier(self) -> nn.Linear:
+        """The given one."""
+        return self.classifier
 
 
 class LoaderEvaluator:
@@ -78,7 +97,7 @@ class LoaderEvaluator:
         with torch.no_grad():
             recalibrate_bn(self.supernet, path, (x for x, _ in self.batches(calibration, augment, batch_size)))
             network = lambda x: self.classifier(self.supernet(x, path).mean((2, 3)))  # noqa: E731
-            return top1(network, iter(self.batches(self.held_out, False, batch_size)))
+            return judge(network, self.batches(self.held_out, False, batch_size)).accuracy
 
 
 def main() -> None:
@@ -107,24 +126,19 @@ def main() -> None:
         data = DataConfig(source='folder', root=folder, test_split='', held_out_per_class=args.images_per_class // 5)
         splits = load_splits(data, seed=0, device=torch.device('cpu'))
 
-        def in_memory(views: ViewConfig, train, held_out, batches: int, batch_size: int) -> CandidateEvaluator:
-            return CandidateEvaluator(
-                supernet,
-                classifier,
-                train,
-                held_out,
-                data=data,
-                config=EvaluateConfig(batches=batches, batch_size=batch_size),
-                views=views,
-                seed=0,
-                autocast=lambda: torch.autocast('cpu', enabled=False),
-            )
+        def in_memory(
+            views: ViewConfig, train: ImageSource, held_out: ImageSource, batches: int, batch_size: int
+        ) -> CandidateEvaluator:
+            search = SearchConfig(evaluate=EvaluateConfig(batches=batches, batch_size=batch_size))
+            config = Config(device='cpu', data=data, linear=LinearConfig(views=views), search=search)
+            given = Splits(train, held_out, splits.full_train, None, splits.class_names)
+            return CandidateEvaluator(GivenRun(config, Path(folder), supernet, classifier, given))
 
         loader = LoaderEvaluator(supernet, classifier, Path(folder), 2, data, args.workers)
         paths = [space.sample(generator(0, 'paths', i)) for i in range(args.candidates + 1)]
         # Equality: one batch of undistorted images each, so that neither order nor augmentation differs.
         train, held_out = (splits.full_train.subset(i) for i in (loader.train[:256], loader.held_out))
-        ours = in_memory(WHOLE, train, held_out, 1, 256).score(paths[0])
+        ours = in_memory(WHOLE, train, held_out, 1, 256).score(paths[:1])[0].extra['accuracy']
         theirs = loader.score(paths[0], loader.train[:256], augment=False, batch_size=256)
         if abs(ours - theirs) > 1.5 / len(loader.held_out):  # rounding may turn one near-tie
             raise SystemExit(f'the scores differ: {ours} and {theirs}')
@@ -133,12 +147,12 @@ def main() -> None:
         train = splits.full_train.subset(loader.train)
         evaluator = in_memory(PLAIN, train, held_out, args.batches, args.batch_size)
         calibration = loader.train[: evaluator.num_calibration]
-        evaluator.score(paths[0])  # prepares the batches, once per search
+        evaluator.score(paths[:1])  # prepares the batches, once per search
         loader.score(paths[0], calibration, True, args.batch_size)
         times: tuple[list[float], list[float]] = ([], [])
         for path in paths[1:]:
             begin = time.perf_counter()
-            evaluator.score(path)
+            evaluator.score([path])
             middle = time.perf_counter()
             loader.score(path, calibration, True, args.batch_size)
             times[0].append(middle - begin)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hardware import description
 
-from pinas_search.rundir import STAGES
+from pinas_search import STAGES
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from hardware import description
 from torch import nn
 
 from pinas_models import fuse
-from pinas_models.export import export
+from pinas_models.deploy.export import export
 
 PEER = 'resnest50d'
 TOLERANCES = {'fp32': 1e-4, 'bf16': 5e-2}  # of the largest output

@@ -17,16 +17,16 @@ from torch import nn
 
 from pinas_search.methods import SupernetPi
 from pinas_search.randomness import generator
-from pinas_search.spaces import Path, mini, resnest50
+from pinas_search.spaces import ChoicePath, mini, resnest50
 from pinas_search.supernets import ResNeStSupernet
 
 
-def plain_step(method: SupernetPi, views: torch.Tensor, paths: tuple[Path, Path]) -> torch.Tensor:
+def plain_step(method: SupernetPi, views: torch.Tensor, paths: tuple[ChoicePath, ChoicePath]) -> torch.Tensor:
     """The authors' iteration written down as it reads: one parameter, one query after the other."""
     student, teacher = method.encoder_q, method.encoder_k
     q, k = [], []
     for i, path in enumerate(paths):
-        q.append(F.normalize(student[1](student[0](views[2 * i], path)), dim=1))
+        q.append(F.normalize(student[1](student[0](views[2 * i], path).mean((2, 3))), dim=1))
         with torch.no_grad():
             modules = zip(
                 [*student[0].path_modules(path), student[1]], [*teacher[0].path_modules(path), teacher[1]], strict=True
@@ -34,7 +34,7 @@ def plain_step(method: SupernetPi, views: torch.Tensor, paths: tuple[Path, Path]
             for source, target in modules:
                 for p_q, p_k in zip(source.parameters(), target.parameters(), strict=True):
                     p_k.data = p_k.data * method.momentum + p_q.data * (1 - method.momentum)
-            k.append(F.normalize(teacher[1](teacher[0](views[2 * i + 1], path)), dim=1))
+            k.append(F.normalize(teacher[1](teacher[0](views[2 * i + 1], path).mean((2, 3))), dim=1))
     loss = 0
     for query, key in ((q[0], k[1]), (q[1], k[0])):
         positive = torch.einsum('nc,nc->n', query, key).unsqueeze(-1)
@@ -66,7 +66,7 @@ class Stopwatch:
 def run(
     method: SupernetPi,
     optimizer: torch.optim.Optimizer,
-    step: Callable[[torch.Tensor, tuple[Path, Path]], torch.Tensor],
+    step: Callable[[torch.Tensor, tuple[ChoicePath, ChoicePath]], torch.Tensor],
     views: torch.Tensor,
     number: int,
 ) -> tuple[float, float, float]:

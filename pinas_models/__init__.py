@@ -1,7 +1,7 @@
 """The Π-NAS backbones as timm models: ``import timm, pinas_models`` registers them, then use ``timm.create_model``."""
 
 from .choices import BLOCK_CHOICES, PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, parse_choices
-from .fuse import fuse
+from .deploy.fuse import fuse
 from .pinas import PinasBottleneck, PinasNet
 
 __all__ = [

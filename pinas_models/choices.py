@@ -1,4 +1,4 @@
-"""The four block choices of the Π-NAS space, the published paths, and the validation of a path.
+"""The four block choices of the Π-NAS space, the published paths, the registered variants, validation of a path.
 
 A *path* names one network of a space: one choice (0..3) per position. Source: Π-NAS paper, section 4.1 and Table 1.
 """
@@ -14,12 +14,15 @@ __all__ = [
     'PINAS_MINI',
     'PINAS_TRANS',
     'RESNEST50',
+    'VARIANTS',
     'BlockChoice',
-    'Path',
+    'Choices',
+    'Variant',
     'parse_choices',
+    'variant_name',
 ]
 
-Path = tuple[int, ...]
+Choices = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,16 @@ class BlockChoice:
     cardinality: int
     base_width: int
 
+    @property
+    def meaning(self) -> str:
+        """What the block computes, in words."""
+        groups = 'one group' if self.cardinality == 1 else f'{self.cardinality} groups'
+        if self.radix == 1:
+            return f'one 3x3 convolution in {groups}; a sigmoid gate weakens or keeps each channel'
+        return (
+            f'{self.radix} splits of a 3x3 convolution in {groups} each; attention mixes the splits channel by channel'
+        )
+
     def group_width(self, planes: int) -> int:
         """Channels of the 3x3 convolution's output per split, for a stage of ``planes`` planes."""
         return int(planes * self.base_width / 64) * self.cardinality
@@ -54,13 +67,59 @@ BLOCK_CHOICES = (
     BlockChoice('2s2x40d', radix=2, cardinality=2, base_width=40),
 )
 
-PINAS_CLS: Path = (3, 0, 1, 3, 2, 3, 1, 2, 0, 3, 2, 1, 3, 0, 3, 2)
-PINAS_TRANS: Path = (3, 3, 3, 3, 1, 1, 3, 3, 3, 0, 0, 1, 1, 0, 2, 1)
-RESNEST50: Path = (1,) * 16
-PINAS_MINI: Path = (1, 2, 0, 2, 1, 1, 0, 2)  # 2-2-2-2 blocks, found on CIFAR-10 (search/README.md)
+PINAS_CLS: Choices = (3, 0, 1, 3, 2, 3, 1, 2, 0, 3, 2, 1, 3, 0, 3, 2)
+PINAS_TRANS: Choices = (3, 3, 3, 3, 1, 1, 3, 3, 3, 0, 0, 1, 1, 0, 2, 1)
+RESNEST50: Choices = (1,) * 16
+PINAS_MINI: Choices = (1, 2, 0, 2, 1, 1, 0, 2)  # 2-2-2-2 blocks, found on CIFAR-10 (search/README.md)
 
 
-def parse_choices(choices: str | Sequence[int], num_positions: int, num_choices: int = len(BLOCK_CHOICES)) -> Path:
+@dataclass(frozen=True)
+class Variant:
+    """What a registered name stands for.
+
+    Attributes:
+        layers: Blocks per stage.
+        choices: The path; None if the caller must give one.
+        any_path: Whether the caller may give another: the name stands for a whole space.
+    """
+
+    layers: tuple[int, ...]
+    choices: Choices | None
+    any_path: bool = False
+
+
+_RESNET50, _MINI = (3, 4, 6, 3), (2, 2, 2, 2)
+
+# Registered name -> what it stands for.
+VARIANTS = {
+    'pinas_cls': Variant(_RESNET50, PINAS_CLS),
+    'pinas_trans': Variant(_RESNET50, PINAS_TRANS),
+    'pinas_resnest50': Variant(_RESNET50, RESNEST50),
+    'pinas_subnet': Variant(_RESNET50, None, any_path=True),
+    'pinas_mini': Variant(_MINI, PINAS_MINI, any_path=True),
+}
+
+
+def variant_name(layers: Sequence[int], choices: Sequence[int] | None = None) -> str:
+    """The registered name of a network: the published one of a path, else that of the space it lies in.
+
+    Args:
+        layers: Blocks per stage.
+        choices: The path; None for the space.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    of_shape = {name: variant for name, variant in VARIANTS.items() if variant.layers == tuple(layers)}
+    for name, variant in of_shape.items():
+        if not variant.any_path and choices is not None and variant.choices == tuple(choices):
+            return name
+    if not of_shape:
+        raise ValueError(f'no registered model has {"-".join(map(str, layers))} blocks')
+    return next(name for name, variant in of_shape.items() if variant.any_path)
+
+
+def parse_choices(choices: str | Sequence[int], num_positions: int, num_choices: int = len(BLOCK_CHOICES)) -> Choices:
     """Validate a path and return it as a tuple of ints.
 
     Args:

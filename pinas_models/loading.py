@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import timm
@@ -14,24 +15,15 @@ from torch import nn
 
 from .checkpoints import convert_checkpoint, load_checkpoint
 from .checkpoints.convert import unwrap
+from .choices import VARIANTS
 from .common.hub import explain_weights
 from .common.text import nearest, one_line
 from .pinas import PinasNet
 
 __all__ = ['open_model', 'resolve_name']
 
-# What timm, torch and safetensors raise for a wrong argument, a damaged file or weights that do not fit.
-_LIBRARY_ERRORS = (
-    AssertionError,
-    AttributeError,
-    KeyError,
-    RuntimeError,
-    TypeError,
-    SafetensorError,
-    UnicodeDecodeError,
-    json.JSONDecodeError,
-)
-_MANY_PATHS = ('pinas_subnet', 'pinas_mini')  # names that stand for any path of a space
+# What torch raises for weights that do not fit or are damaged (timm as well, for an unknown name in a configuration).
+_WRONG_WEIGHTS = (RuntimeError, SafetensorError, UnpicklingError)
 _LONGEST = 400  # characters of a library's message
 
 
@@ -93,6 +85,8 @@ def resolve_name(name: str | Path) -> str:
     text = str(name)
     scheme, colon, rest = text.partition(':')
     if colon and scheme in ('hf-hub', 'hf_hub'):
+        if not rest:
+            raise ValueError(f'{text} has no model id: write hf-hub:ORG/name')
         return f'hf-hub:{rest}'
     if colon and scheme == 'local-dir':
         return f'local-dir:{_model_folder(rest)}'
@@ -124,17 +118,32 @@ def _model_folder(text: str, hint: str = '') -> Path:
     return folder
 
 
+def _check_config(folder: Path) -> None:
+    """Make sure that timm finds in ``config.json`` what it looks for."""
+    try:
+        config = json.loads((folder / 'config.json').read_text(encoding='utf-8'))
+    except ValueError as error:  # of JSON or of the encoding
+        raise ValueError(f'cannot open local-dir:{folder}: its config.json is no JSON ({one_line(error)})') from error
+    if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
+        raise ValueError(f'cannot open local-dir:{folder}: its config.json does not name an architecture')
+
+
 def _create(source: str, **args: Any) -> nn.Module:
-    """Create a model; whatever a library raises for a user's mistake becomes one sentence."""
+    """Create a model; what the libraries raise for wrong weights and arguments becomes one sentence."""
     scheme, _, repository = source.partition(':')
+    if scheme == 'local-dir':
+        _check_config(Path(repository))
     try:
         if scheme != 'hf-hub':
             return timm.create_model(source, **args)
         with explain_weights(repository):
             return timm.create_model(source, **args)
-    except _LIBRARY_ERRORS as error:
-        text = one_line(error, _LONGEST)
-        raise ValueError(f'cannot open {source}: {text}') from error
+    except _WRONG_WEIGHTS as error:
+        raise ValueError(f'cannot open {source}: {one_line(error, _LONGEST)}') from error
+    except TypeError as error:
+        if 'unexpected keyword argument' not in str(error):
+            raise
+        raise ValueError(f'cannot open {source}: {one_line(error, _LONGEST)}') from error
 
 
 def _open_with_checkpoint(source: str, checkpoint: Path, args: Mapping[str, Any]) -> nn.Module:
@@ -144,7 +153,8 @@ def _open_with_checkpoint(source: str, checkpoint: Path, args: Mapping[str, Any]
         tensors, _ = unwrap(content)
         if skeleton is None or isinstance(skeleton, PinasNet):
             path = args.get('choices')
-            if path is None and skeleton is not None and source.partition('.')[0] not in _MANY_PATHS:
+            variant = VARIANTS.get(source.partition('.')[0])
+            if path is None and skeleton is not None and not (variant and variant.any_path):
                 path = skeleton.choices
             layers = None if skeleton is None else [len(skeleton.get_submodule(f'layer{s}')) for s in range(1, 5)]
             conversion = convert_checkpoint(tensors, path, layers=layers)

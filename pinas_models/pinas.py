@@ -24,7 +24,8 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import ResNet
 from torch import nn
 
-from .choices import BLOCK_CHOICES, PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, BlockChoice, parse_choices
+from .choices import BLOCK_CHOICES, VARIANTS, BlockChoice, parse_choices
+from .pretrained import build_pretrained, fit_weights, translate_names
 
 __all__ = ['PinasBottleneck', 'PinasNet']  # a list: register_model appends the entry functions
 
@@ -182,7 +183,7 @@ class PinasNet(ResNet):
     def __init__(
         self,
         choices: str | Sequence[int],
-        layers: tuple[int, ...] = (3, 4, 6, 3),
+        layers: tuple[int, ...] = VARIANTS['pinas_subnet'].layers,
         num_classes: int = 1000,
         in_chans: int = 3,
         output_stride: int | None = None,
@@ -278,8 +279,6 @@ class PinasNet(ResNet):
             ValueError: If a checkpoint of the authors does not fit this network.
         """
         if isinstance(state_dict, Mapping) and not state_dict.keys() <= self.state_dict().keys():
-            from .pretrained import translate_names
-
             state_dict = translate_names(state_dict, self)
         return super().load_state_dict(state_dict, strict, assign)
 
@@ -306,15 +305,14 @@ def checkpoint_filter_fn(state_dict: Mapping[str, Any], model: PinasNet) -> dict
     Raises:
         ValueError: If the weights are no such checkpoint, are damaged, or are those of another path.
     """
-    from .pretrained import fit_weights  # here, because that module builds networks itself
-
     return fit_weights(state_dict, model)
 
 
 def _create_pinas(variant: str, pretrained: bool = False, **kwargs: Any) -> PinasNet:
+    known = VARIANTS[variant]
+    defaults = dict(layers=known.layers) if known.choices is None else dict(layers=known.layers, choices=known.choices)
+    kwargs = {**defaults, **kwargs}
     if pretrained:
-        from .pretrained import build_pretrained
-
         return build_pretrained(PinasNet, variant, checkpoint_filter_fn, kwargs)
     return build_model_with_cfg(PinasNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
 
@@ -384,19 +382,19 @@ default_cfgs = generate_default_cfgs(
 @register_model
 def pinas_cls(pretrained: bool = False, **kwargs: Any) -> PinasNet:
     """Π-NAS-cls, the network found for ImageNet classification (paper Table 2; α of Table 1)."""
-    return _create_pinas('pinas_cls', pretrained, **dict(dict(choices=PINAS_CLS), **kwargs))
+    return _create_pinas('pinas_cls', pretrained, **kwargs)
 
 
 @register_model
 def pinas_trans(pretrained: bool = False, **kwargs: Any) -> PinasNet:
     """Π-NAS-trans, the network that transfers best to detection and segmentation (paper Tables 5, 6; γ of Table 1)."""
-    return _create_pinas('pinas_trans', pretrained, **dict(dict(choices=PINAS_TRANS), **kwargs))
+    return _create_pinas('pinas_trans', pretrained, **kwargs)
 
 
 @register_model
 def pinas_resnest50(pretrained: bool = False, **kwargs: Any) -> PinasNet:
     """ResNeSt-50 (2s1x64d in all 16 blocks): the baseline, in the same code."""
-    return _create_pinas('pinas_resnest50', pretrained, **dict(dict(choices=RESNEST50), **kwargs))
+    return _create_pinas('pinas_resnest50', pretrained, **kwargs)
 
 
 @register_model
@@ -411,5 +409,5 @@ def pinas_mini(pretrained: bool = False, **kwargs: Any) -> PinasNet:
 
     Without ``choices`` it is the network that was found on CIFAR-10, whose weights come with the package.
     """
-    model_args = dict(choices=PINAS_MINI, layers=(2, 2, 2, 2), channels=(16, 32, 64, 128), stem_width=8, stem_stride=2)
+    model_args = dict(channels=(16, 32, 64, 128), stem_width=8, stem_stride=2)
     return _create_pinas('pinas_mini', pretrained, **dict(model_args, **kwargs))

@@ -9,12 +9,12 @@ from typing import Any
 
 import torch
 from timm.models import build_model_with_cfg, resolve_pretrained_cfg
+from timm.models.resnet import ResNet
 
 from .checkpoints import convert_checkpoint, load_checkpoint
 from .checkpoints.convert import count_classes, unwrap
 from .checkpoints.families import recognise
 from .common.hub import explain_weights
-from .pinas import PinasNet
 
 __all__ = ['build_pretrained', 'fit_weights', 'translate_names']
 
@@ -22,11 +22,11 @@ _logger = logging.getLogger(__name__)
 
 
 def build_pretrained(
-    model_cls: type[PinasNet],
+    model_cls: type[ResNet],
     variant: str,
     filter_fn: Callable[..., Mapping[str, torch.Tensor]],
     model_args: MutableMapping[str, Any],
-) -> PinasNet:
+) -> ResNet:
     """Build a model with weights, as timm's builder does, from a file of the authors as well.
 
     timm reads a cfg's ``file`` without the NumPy numbers that the authors' checkpoints hold, so it is read here. The
@@ -62,13 +62,13 @@ def build_pretrained(
 
 
 def _replace_weights(
-    tensors: Mapping[str, torch.Tensor], _: Mapping[str, Any], model: PinasNet
+    tensors: Mapping[str, torch.Tensor], _: Mapping[str, Any], model: ResNet
 ) -> dict[str, torch.Tensor]:
     """A filter for timm that gives other weights than it was given."""
     return fit_weights(tensors, model)
 
 
-def fit_weights(state_dict: Mapping[str, Any], model: PinasNet) -> dict[str, torch.Tensor]:
+def fit_weights(state_dict: Mapping[str, Any], model: ResNet) -> dict[str, torch.Tensor]:
     """Convert weights to the names of a model, if they are not spelled so.
 
     Args:
@@ -93,7 +93,7 @@ def fit_weights(state_dict: Mapping[str, Any], model: PinasNet) -> dict[str, tor
     return conversion.state_dict
 
 
-def translate_names(state_dict: Mapping[str, Any], model: PinasNet) -> Mapping[str, Any]:
+def translate_names(state_dict: Mapping[str, Any], model: ResNet) -> Mapping[str, Any]:
     """Convert a state dict of one of the authors' larger models; what is not recognised as such stays as it is.
 
     Args:

@@ -16,16 +16,21 @@ from typing import Any
 
 import torch
 
-from pinas_models.checkpoints import convert_checkpoint, to_detectron2
+from pinas_models.checkpoints import audit, convert_checkpoint, to_detectron2
 from pinas_models.checkpoints.convert import unwrap
 from pinas_models.checkpoints.families import FAMILIES, Family, detectron2_name, recognise
-
-from .wording import first_names
+from pinas_models.choices import Choices
 
 __all__ = ['ModelConversion', 'convert_model', 'convert_state_dict', 'reverse_backbone']
 
 _BACKBONE = 'backbone.'  # in a model of OpenMMLab
 _COUNTER = 'num_batches_tracked'
+_REMEDIES = {
+    audit.MISSING: "the file is incomplete, or of a model with other heads than the authors'",
+    audit.UNKNOWN: "the authors' model has no such part; take them out if they are not needed",
+    audit.WRONG_SHAPES: 'the heads do not fit each other or the backbone',
+    audit.NO_WEIGHTS: 'is it quantised?',
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class ModelConversion:
 
     state_dict: dict[str, torch.Tensor]
     family: str
-    choices: tuple[int, ...]
+    choices: Choices
     num_classes: int
     mapped: list[tuple[str, str]]
     left_out: list[str]
@@ -309,28 +314,6 @@ def _infer_widths(
 
 def _check(family: Family, slots: Mapping[str, _Slot], heads: Mapping[str, torch.Tensor]) -> None:
     """Compare neck and heads of a checkpoint with what they should be; raises ``ValueError``."""
-    missing = [name for name in slots if name not in heads and not name.endswith(_COUNTER)]
-    unknown = [name for name in heads if name not in slots]
-    present = {name: heads[name] for name in slots if name in heads}
-    misshapen = [
-        f'{name} {list(tensor.shape)} instead of {list(slots[name].shape)}'
-        for name, tensor in present.items()
-        if tuple(tensor.shape) != slots[name].shape
-    ]
-    no_weights = [
-        f'{name} ({tensor.dtype})'
-        for name, tensor in present.items()
-        if not tensor.is_floating_point() and not name.endswith(_COUNTER)
-    ]
-    faults = [
-        f'{what}: {len(found)} ({first_names(found)}), {remedy}'
-        for what, found, remedy in (
-            ('missing names', missing, "the file is incomplete, or of a model with other heads than the authors'"),
-            ('unknown names', unknown, "the authors' model has no such part; take them out if they are not needed"),
-            ('wrong shapes', misshapen, 'the heads do not fit each other or the backbone'),
-            ('tensors that are no floating-point numbers', no_weights, 'is it quantised?'),
-        )
-        if found
-    ]
-    if faults:
-        raise ValueError(f'this is {family.title}, but its heads cannot be converted: {"; ".join(faults)}')
+    faults = audit.compare(heads, (((name,), slot.shape) for name, slot in slots.items()))
+    if text := audit.describe(faults, _REMEDIES):
+        raise ValueError(f'this is {family.title}, but its heads cannot be converted: {text}')

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from ..costs import Costs
+from ..inspect.costs import Costs
 from .memory import peak_memory
-from .running import BENCHES, RUN_ERRORS, Setup, explain, running, synchronize
+from .workloads import BENCHES, RUN_ERRORS, Setup, explain, running, synchronize
 
-__all__ = ['BENCHES', 'Benchmark', 'Candidate', 'Ratio', 'Setup', 'measure_peaks', 'measure_speeds']
+__all__ = ['BENCHES', 'Benchmark', 'Contender', 'Ratio', 'Setup', 'measure_peaks', 'measure_speeds']
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Ratio:
 
 
 @dataclass
-class Candidate:
+class Contender:
     """A network and what was measured of it.
 
     Attributes:
@@ -57,7 +57,7 @@ class Candidate:
         """Median of the images per second; None if they were not measured."""
         return statistics.median(self.speeds[bench]) if bench in self.speeds else None
 
-    def ratio(self, other: Candidate, bench: str) -> Ratio | None:
+    def ratio(self, other: Contender, bench: str) -> Ratio | None:
         """How many times as fast as another it is, each round for itself; None if one of them was not measured."""
         if bench not in self.speeds or bench not in other.speeds:
             return None
@@ -70,7 +70,7 @@ class Benchmark:
     """A finished benchmark.
 
     Attributes:
-        candidates: The networks, in the user's order.
+        contenders: The networks, in the user's order.
         reference: The network that ratios refer to; None if nothing could be measured.
         benches: What was measured, of ``infer`` and ``train``.
         setup: How the networks ran.
@@ -78,42 +78,42 @@ class Benchmark:
         machine: Hardware and versions in words.
     """
 
-    candidates: Sequence[Candidate]
-    reference: Candidate | None
+    contenders: Sequence[Contender]
+    reference: Contender | None
     benches: Sequence[str]
     setup: Setup
     repeats: int
     machine: str
 
 
-def _runnable(candidates: Sequence[Candidate], bench: str) -> list[tuple[Candidate, nn.Module]]:
-    return [(c, c.model) for c in candidates if c.model is not None and bench not in c.errors]
+def _runnable(contenders: Sequence[Contender], bench: str) -> list[tuple[Contender, nn.Module]]:
+    return [(c, c.model) for c in contenders if c.model is not None and bench not in c.errors]
 
 
 def measure_peaks(
-    candidates: Sequence[Candidate], benches: Sequence[str], setup: Setup, progress: Callable[[str], None]
+    contenders: Sequence[Contender], benches: Sequence[str], setup: Setup, progress: Callable[[str], None]
 ) -> None:
     """Measure the peak memory of networks and write it into them, or why it could not be measured.
 
     Args:
-        candidates: The networks.
+        contenders: The networks.
         benches: What to measure, of ``infer`` and ``train``.
         setup: How they run.
         progress: Told of every measurement in a few words.
     """
     for bench in benches:
-        for candidate, model in _runnable(candidates, bench):
+        for contender, model in _runnable(contenders, bench):
             try:
-                peak = peak_memory(candidate.name, model, bench, candidate.input_size, setup)
-                candidate.peaks[bench] = peak
+                peak = peak_memory(contender.name, model, bench, contender.input_size, setup)
+                contender.peaks[bench] = peak
                 note = 'unknown memory' if peak is None else f'{peak / 2**30:.2f} GiB'
             except ValueError as error:
-                note = candidate.errors[bench] = str(error)
-            progress(f'{candidate.name} {bench}: {note}')
+                note = contender.errors[bench] = str(error)
+            progress(f'{contender.name} {bench}: {note}')
 
 
 def measure_speeds(
-    candidates: Sequence[Candidate],
+    contenders: Sequence[Contender],
     benches: Sequence[str],
     setup: Setup,
     *,
@@ -126,7 +126,7 @@ def measure_speeds(
     In every round each network runs in its turn: one step to warm up, then steps for a given time.
 
     Args:
-        candidates: The networks.
+        contenders: The networks.
         benches: What to measure, of ``infer`` and ``train``.
         setup: How they run.
         repeats: Number of rounds.
@@ -135,15 +135,15 @@ def measure_speeds(
     """
     for _ in range(repeats):
         for bench in benches:
-            for candidate, model in _runnable(candidates, bench):
+            for contender, model in _runnable(contenders, bench):
                 try:
-                    speed = _images_per_second(model, bench, candidate.input_size, setup, seconds)
-                    candidate.speeds.setdefault(bench, []).append(speed)
+                    speed = _images_per_second(model, bench, contender.input_size, setup, seconds)
+                    contender.speeds.setdefault(bench, []).append(speed)
                     note = f'{speed:.1f} images/s'
                 except RUN_ERRORS as error:
-                    candidate.speeds.pop(bench, None)
-                    note = candidate.errors[bench] = explain(error, setup.batch_size)
-                progress(f'{candidate.name} {bench}: {note}')
+                    contender.speeds.pop(bench, None)
+                    note = contender.errors[bench] = explain(error, setup.batch_size)
+                progress(f'{contender.name} {bench}: {note}')
 
 
 def _images_per_second(

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from .running import RUN_ERRORS, Setup, explain, open_untrained, running, synchronize
+from .workloads import RUN_ERRORS, Setup, explain, open_untrained, running, synchronize
 
 __all__ = ['answer_task', 'peak_memory']
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .authors import reported
-from .measure import Benchmark, Candidate
+from .measure import Benchmark, Contender
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,36 +42,36 @@ def plot_benchmark(file: Path, benchmark: Benchmark) -> None:
     """
     from matplotlib.figure import Figure
 
-    candidates = [c for c in benchmark.candidates if c.speeds][::-1]  # the first one on top
+    contenders = [c for c in benchmark.contenders if c.speeds][::-1]  # the first one on top
     panels = len(benchmark.benches) + 1
-    figure = Figure(figsize=(1.6 + 3.2 * panels, 1.6 + 0.45 * len(candidates)), layout='constrained')
+    figure = Figure(figsize=(1.6 + 3.2 * panels, 1.6 + 0.45 * len(contenders)), layout='constrained')
     *speed_axes, memory_axis = figure.subplots(1, panels, sharey=True)
     for axis, bench in zip(speed_axes, benchmark.benches, strict=True):
-        _draw_speeds(axis, bench, candidates, benchmark)
-    _draw_memory(memory_axis, candidates, benchmark)
-    speed_axes[0].set_yticks(range(len(candidates)), [c.name for c in candidates])
+        _draw_speeds(axis, bench, contenders, benchmark)
+    _draw_memory(memory_axis, contenders, benchmark)
+    speed_axes[0].set_yticks(range(len(contenders)), [c.name for c in contenders])
     figure.legend(loc='outside lower center', ncols=3, fontsize=8)
     figure.suptitle(f'Batches of {benchmark.setup.batch_size}. {benchmark.machine}', fontsize=8)
     figure.savefig(file, dpi=150)
 
 
-def _draw_speeds(axis: Axes, bench: str, candidates: Sequence[Candidate], benchmark: Benchmark) -> None:
+def _draw_speeds(axis: Axes, bench: str, contenders: Sequence[Contender], benchmark: Benchmark) -> None:
     """Ratios as bars with the range of the rounds, the speed written in them, the authors' ratios as diamonds."""
     theirs: list[tuple[float, int]] = []
-    for row, candidate in enumerate(candidates):
-        ratio = None if benchmark.reference is None else candidate.ratio(benchmark.reference, bench)
+    for row, contender in enumerate(contenders):
+        ratio = None if benchmark.reference is None else contender.ratio(benchmark.reference, bench)
         if ratio is not None:
             axis.barh(row, ratio.median, 0.6, color='0.8', edgecolor='0.4')
             axis.plot([ratio.low, ratio.high], [row, row], color='0.2')
             axis.annotate(
-                f'{candidate.speed(bench):.1f} images/s',
+                f'{contender.speed(bench):.1f} images/s',
                 (0, row),
                 (4, 0),
                 textcoords='offset points',
                 va='center',
                 fontsize=8,
             )
-        row_of_authors = reported(candidate.name)
+        row_of_authors = reported(contender.name)
         if bench == 'infer' and row_of_authors is not None and row_of_authors.ratio is not None:
             theirs.append((row_of_authors.ratio, row))
     if theirs:
@@ -84,10 +84,10 @@ def _draw_speeds(axis: Axes, bench: str, candidates: Sequence[Candidate], benchm
     axis.set_axisbelow(True)
 
 
-def _draw_memory(axis: Axes, candidates: Sequence[Candidate], benchmark: Benchmark) -> None:
+def _draw_memory(axis: Axes, contenders: Sequence[Contender], benchmark: Benchmark) -> None:
     height = 0.6 / len(benchmark.benches)
     for index, bench in enumerate(benchmark.benches):
-        peaks = [(row - 0.3 + (index + 0.5) * height, c.peaks.get(bench)) for row, c in enumerate(candidates)]
+        peaks = [(row - 0.3 + (index + 0.5) * height, c.peaks.get(bench)) for row, c in enumerate(contenders)]
         known = [(row, peak / 2**30) for row, peak in peaks if peak is not None]
         label = {'infer': 'inference', 'train': 'training'}[bench]
         axis.barh([r for r, _ in known], [p for _, p in known], height, color='0.8' if index else '0.45', label=label)

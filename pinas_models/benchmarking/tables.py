@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..common.files import write_text
 from .authors import reported, table_title
-from .measure import BENCHES, Benchmark, Candidate, Ratio, Setup
+from .measure import BENCHES, Benchmark, Contender, Ratio, Setup
 
 __all__ = [
     'MARKERS',
@@ -65,11 +65,11 @@ def _header(benchmark: Benchmark) -> list[tuple[str, str]]:
     return [('', 'network'), ('', 'params'), ('', 'GMACs'), *measured, *theirs]
 
 
-def _cells(candidate: Candidate, benchmark: Benchmark) -> list[str]:
-    costs, theirs = candidate.costs, reported(candidate.name)
-    cells = [candidate.name, *((f'{costs.params / 1e6:.2f}M', f'{costs.macs / 1e9:.2f}') if costs else '--')]
+def _cells(contender: Contender, benchmark: Benchmark) -> list[str]:
+    costs, theirs = contender.costs, reported(contender.name)
+    cells = [contender.name, *((f'{costs.params / 1e6:.2f}M', f'{costs.macs / 1e9:.2f}') if costs else '--')]
     for bench in benchmark.benches:
-        speed, peak, ratio = candidate.speed(bench), candidate.peaks.get(bench), _ratio(candidate, benchmark, bench)
+        speed, peak, ratio = contender.speed(bench), contender.peaks.get(bench), _ratio(contender, benchmark, bench)
         cells += [
             'failed' if speed is None else f'{speed:.1f}',
             '-' if ratio is None else f'{ratio.median:.2f}',
@@ -81,8 +81,8 @@ def _cells(candidate: Candidate, benchmark: Benchmark) -> list[str]:
     return [*cells, theirs.params, theirs.flops, theirs.speed, ratio_text, theirs.memory, theirs.top1]
 
 
-def _ratio(candidate: Candidate, benchmark: Benchmark, bench: str) -> Ratio | None:
-    return None if benchmark.reference is None else candidate.ratio(benchmark.reference, bench)
+def _ratio(contender: Contender, benchmark: Benchmark, bench: str) -> Ratio | None:
+    return None if benchmark.reference is None else contender.ratio(benchmark.reference, bench)
 
 
 def _setup_text(setup: Setup) -> str:
@@ -99,19 +99,19 @@ def _notes(benchmark: Benchmark) -> list[str]:
     setup = benchmark.setup
     memory = 'growth of a process of its own' if setup.device == 'cpu' else "sum of torch's allocations"
     reference = benchmark.reference.name if benchmark.reference else 'nothing'
-    names = ', '.join(f'{row.title} is {c.name}' for c in benchmark.candidates if (row := reported(c.name)))
+    names = ', '.join(f'{row.title} is {c.name}' for c in benchmark.contenders if (row := reported(c.name)))
     return [
         f'Measured: batches of {setup.batch_size}, {_setup_text(setup)}; {_sizes(benchmark)}. {benchmark.machine}.',
         f'img/s: median of {benchmark.repeats} rounds in which the networks take turns. ratio: to {reference} in the '
         f'same round, median. GiB: largest {memory}. Training: forward, backward, a step of SGD with momentum.',
         f'Authors: reported by the authors, not measured here: {table_title()}. Their ratio is to ResNeSt-50.',
         f'Their names: {names or "none of these"}.',
-        *(f'Failed: {c.name}, {what}: {why}' for c in benchmark.candidates for what, why in c.errors.items()),
+        *(f'Failed: {c.name}, {what}: {why}' for c in benchmark.contenders for what, why in c.errors.items()),
     ]
 
 
 def _sizes(benchmark: Benchmark) -> str:
-    sizes = {c.name: 'x'.join(map(str, c.input_size[1:])) for c in benchmark.candidates if c.costs is not None}
+    sizes = {c.name: 'x'.join(map(str, c.input_size[1:])) for c in benchmark.contenders if c.costs is not None}
     usual = statistics.mode(sizes.values()) if sizes else 'no size'
     others = [f'{name} {size}' for name, size in sizes.items() if size != usual]
     return ', '.join([f'images of {usual} px', *others])
@@ -120,7 +120,7 @@ def _sizes(benchmark: Benchmark) -> str:
 def text_table(benchmark: Benchmark) -> str:
     """The benchmark as a table for a terminal, and what it means."""
     header = _header(benchmark)
-    rows = [[name for _, name in header], *(_cells(c, benchmark) for c in benchmark.candidates)]
+    rows = [[name for _, name in header], *(_cells(c, benchmark) for c in benchmark.contenders)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     groups = dict.fromkeys(group for group, _ in header)
     top = ''
@@ -138,8 +138,8 @@ def markdown_table(benchmark: Benchmark) -> str:
         '| ' + ' | '.join(f'{group} {name}'.strip() for group, name in header) + ' |',
         '|---|' + '---:|' * (len(header) - 1),
     ]
-    for candidate in benchmark.candidates:
-        name, *cells = _cells(candidate, benchmark)
+    for contender in benchmark.contenders:
+        name, *cells = _cells(contender, benchmark)
         lines.append('| ' + ' | '.join([f'`{name}`', *cells]) + ' |')
     return '\n'.join([*lines, '', *(f'- {note}' for note in _notes(benchmark))])
 
@@ -200,14 +200,14 @@ def write_results(file: Path, benchmark: Benchmark) -> None:
     text = io.StringIO()
     writer = csv.DictWriter(text, (*_TIMM_COLUMNS, *_OUR_COLUMNS), restval='', lineterminator='\n')
     writer.writeheader()
-    writer.writerows(_record(candidate, benchmark) for candidate in benchmark.candidates)
+    writer.writerows(_record(contender, benchmark) for contender in benchmark.contenders)
     write_text(file, text.getvalue())
 
 
-def _record(candidate: Candidate, benchmark: Benchmark) -> dict[str, object]:
-    setup, costs, theirs = benchmark.setup, candidate.costs, reported(candidate.name)
+def _record(contender: Contender, benchmark: Benchmark) -> dict[str, object]:
+    setup, costs, theirs = benchmark.setup, contender.costs, reported(contender.name)
     record: dict[str, object] = {
-        'model': candidate.name,
+        'model': contender.name,
         'reference': benchmark.reference.name if benchmark.reference else '',
         'device': setup.device,
         'dtype': f'amp {setup.amp}' if setup.amp else setup.dtype,
@@ -215,16 +215,16 @@ def _record(candidate: Candidate, benchmark: Benchmark) -> dict[str, object]:
         'compiler': setup.compiler or '',
         'repeats': benchmark.repeats,
         'machine': benchmark.machine,
-        'error': '; '.join(f'{what}: {why}' for what, why in candidate.errors.items()),
+        'error': '; '.join(f'{what}: {why}' for what, why in contender.errors.items()),
     }
     if costs is not None:
         record['param_count'] = round(costs.params / 1e6, 2)
         record['infer_gmacs'] = round(costs.macs / 1e9, 2)
         record['infer_macts'] = round(costs.activations / 1e6, 2)
     for bench in benchmark.benches if costs is not None else ():
-        speed, ratio = candidate.speed(bench), _ratio(candidate, benchmark, bench)
-        peak = candidate.peaks.get(bench)
-        record[f'{bench}_img_size'] = candidate.input_size[-1]
+        speed, ratio = contender.speed(bench), _ratio(contender, benchmark, bench)
+        peak = contender.peaks.get(bench)
+        record[f'{bench}_img_size'] = contender.input_size[-1]
         record[f'{bench}_batch_size'] = setup.batch_size
         record[f'{bench}_peak_bytes'] = '' if peak is None else peak
         if speed is not None:

@@ -11,7 +11,7 @@ from timm.models import get_model_input_config
 from torch import nn
 
 from ..common.text import one_line
-from ..costs import measure_costs
+from ..inspect.costs import measure_costs
 
 __all__ = ['check_card']
 

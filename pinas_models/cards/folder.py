@@ -6,9 +6,8 @@ from huggingface_hub import ModelCardData
 from timm.models import get_model_input_config
 from torch import nn
 
-from ..costs import measure_costs
+from ..inspect.costs import measure_costs, network_stages
 from ..pinas import PinasNet
-from ..stages import network_stages
 from .rendering import render
 
 __all__ = ['folder_card']

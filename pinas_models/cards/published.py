@@ -14,10 +14,8 @@ from huggingface_hub import EvalResult, ModelCardData
 from torch import nn
 
 from ..choices import BLOCK_CHOICES
-from ..costs import measure_costs
-from ..drawing import block_meaning
+from ..inspect.costs import measure_costs, network_stages
 from ..pinas import PinasNet
-from ..stages import network_stages
 from .rendering import render
 
 __all__ = ['load_facts', 'render_card', 'write_cards']
@@ -106,7 +104,7 @@ def render_card(name: str, facts: Mapping[str, Any] | None = None) -> str:
         'num_classes': model.num_classes,
         'num_features': model.num_features,
         'path': ''.join(map(str, model.choices)),
-        'blocks': [(block.name, block_meaning(block)) for block in BLOCK_CHOICES],
+        'blocks': [(block.name, block.meaning) for block in BLOCK_CHOICES],
         'costs': costs,
         'stages': network_stages(model, costs),
         'baseline_costs': measure_costs(baseline, cfg.input_size),

@@ -8,15 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from ..choices import BLOCK_CHOICES
-from ..pinas import PinasNet
+import timm
+
+from ..choices import BLOCK_CHOICES, VARIANTS
 
 __all__ = ['Architecture', 'Shape', 'block_of', 'candidate_shapes', 'infer_architecture']
 
 Shape = tuple[int, ...]
 
 # Blocks per stage of the registered networks, the smallest first.
-KNOWN_LAYERS = ((2, 2, 2, 2), (3, 4, 6, 3))
+KNOWN_LAYERS = sorted({variant.layers for variant in VARIANTS.values()})
 
 _BLOCK = re.compile(r'(layer([1-4])\.(\d+))\..+')
 _OUTPUT = re.compile(r'layer([1-4])\.\d+\.(?:conv3\.weight|bn3\.(?:weight|bias|running_mean|running_var))')
@@ -97,8 +98,9 @@ def candidate_shapes(architecture: Architecture) -> tuple[Mapping[str, Shape], .
     """
     try:
         networks = [
-            PinasNet(
-                (choice,) * sum(architecture.layers),
+            timm.create_model(
+                'pinas_subnet',
+                choices=(choice,) * sum(architecture.layers),
                 layers=architecture.layers,
                 channels=architecture.channels,
                 stem_width=architecture.stem_width,

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
-from ..choices import BLOCK_CHOICES, Path, parse_choices
+from ..choices import BLOCK_CHOICES, Choices, parse_choices
+from ..common.text import first_names
+from . import audit
 from .architecture import Architecture, Shape, block_of, candidate_shapes, infer_architecture
 from .families import Family, recognise
 
@@ -18,9 +20,14 @@ __all__ = ['Conversion', 'convert_checkpoint', 'convert_state_dict', 'count_clas
 _WRAPPERS = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 _NESTED = 2  # levels of wrappers; a crafted file can be its own wrapper
 _PREFIXES = ('module.', '_orig_mod.')  # of DistributedDataParallel and torch.compile
-_COUNTER = 'num_batches_tracked'
-_SHOWN = 3  # offending names in a message
-_LONGEST = 120  # characters of one of them
+_DIFFERING = 'pairs of names that should be one tensor but differ'
+_REMEDIES = {
+    audit.MISSING: 'the file is incomplete, get it again',
+    audit.UNKNOWN: 'take them out if they are not needed',
+    audit.WRONG_SHAPES: 'is it a network of this space?',
+    audit.NO_WEIGHTS: 'is it quantised?',
+    _DIFFERING: 'the file is damaged, or of a supernet whose candidates do not share shortcuts: not supported',
+}
 
 
 @dataclass(frozen=True)
@@ -39,7 +46,7 @@ class Conversion:
 
     state_dict: dict[str, torch.Tensor]
     family: str
-    choices: Path
+    choices: Choices
     layers: tuple[int, ...]
     left_out: list[str]
 
@@ -150,8 +157,8 @@ def unwrap(checkpoint: Mapping[str, Any]) -> tuple[dict[str, torch.Tensor], list
     wrong = [str(name) for name, value in checkpoint.items() if not (isinstance(value, torch.Tensor) and name)]
     if wrong or not checkpoint or not all(isinstance(name, str) for name in checkpoint):
         raise ValueError(
-            f'no state dict: {_list(wrong or map(str, checkpoint))} is no named tensor; a checkpoint is a dict of '
-            f'tensors or holds one under {", ".join(_WRAPPERS)}'
+            f'no state dict: {first_names(wrong or map(str, checkpoint))} is no named tensor; a checkpoint is a dict '
+            f'of tensors or holds one under {", ".join(_WRAPPERS)}'
         )
     tensors: dict[str, torch.Tensor] = {}
     for name, tensor in checkpoint.items():
@@ -186,7 +193,7 @@ class _Slot:
 
 
 def _slots(
-    family: Family, architecture: Architecture, path: Path, teacher: bool, classifier: dict[str, Shape]
+    family: Family, architecture: Architecture, path: Choices, teacher: bool, classifier: dict[str, Shape]
 ) -> Iterator[_Slot]:
     """Everything that a checkpoint of the family holds of networks; the taken ones in the order of our state dict."""
     candidates = candidate_shapes(architecture)
@@ -219,7 +226,7 @@ def _classifier_shapes(architecture: Architecture, shapes: Mapping[str, Shape]) 
     return {'fc.weight': (num_classes, 4 * architecture.channels[-1]), 'fc.bias': (num_classes,)}
 
 
-def _requested_path(architecture: Architecture, choices: str | Sequence[int] | None) -> Path:
+def _requested_path(architecture: Architecture, choices: str | Sequence[int] | None) -> Choices:
     positions = len(architecture.block_names)
     if choices is None:
         raise ValueError(
@@ -231,7 +238,7 @@ def _requested_path(architecture: Architecture, choices: str | Sequence[int] | N
 
 def _path_of_weights(
     architecture: Architecture, shapes: Mapping[str, Shape], choices: str | Sequence[int] | None
-) -> Path:
+) -> Choices:
     """The path of a stand-alone network: the 3x3 convolutions of the four candidates differ in shape."""
     candidates = candidate_shapes(architecture)
     requested = None if choices is None else parse_choices(choices, len(architecture.block_names))
@@ -247,7 +254,7 @@ def _path_of_weights(
         # Where nothing fits, whatever is taken is then found to be missing or of the wrong shape.
         path.append(wanted if wanted in fitting else (fitting or [wanted or 0])[0])
     if requested is not None and contradicted and complete:
-        where = _list(f'{p} ({architecture.block_names[p]})' for p in contradicted)
+        where = first_names(f'{p} ({architecture.block_names[p]})' for p in contradicted)
         raise ValueError(
             f'its weights are those of the path {_digits(path)}, not of {_digits(requested)}: they differ at position '
             f'{where}; take a model of their own path (choices={_digits(path)!r}), or other weights'
@@ -257,50 +264,22 @@ def _path_of_weights(
 
 def _check(family: Family, slots: Sequence[_Slot], tensors: Mapping[str, torch.Tensor]) -> None:
     """Compare what a checkpoint holds with what it should hold; raises ``ValueError``."""
-    known = {name for slot in slots for name in slot.names}
-    unknown = [name for name in tensors if name not in known and not family.rest.fullmatch(name)]
-    missing, misshapen, differing, no_weights = [], [], [], []
+    faults = audit.compare(tensors, ((slot.names, slot.shape) for slot in slots))
+    faults[audit.UNKNOWN] = [name for name in faults[audit.UNKNOWN] if not family.rest.fullmatch(name)]
+    faults[_DIFFERING] = []
     for slot in slots:
-        present = [name for name in slot.names if name in tensors]
-        if not present and not slot.names[0].endswith(_COUNTER):  # old checkpoints have no counters
-            missing.append(slot.names[0])
-        for name in present:
-            tensor = tensors[name]
-            if tuple(tensor.shape) != slot.shape:
-                misshapen.append(f'{name} {list(tensor.shape)} instead of {list(slot.shape)}')
-            elif not tensor.is_floating_point() and not name.endswith(_COUNTER):
-                no_weights.append(f'{name} ({tensor.dtype})')
-            elif not _equal(tensor, tensors[present[0]]):
-                differing.append(f'{name} and {present[0]}')
-    faults = [
-        f'{what}: {len(found)} ({_list(found)}), {remedy}'
-        for what, found, remedy in (
-            ('missing names', missing, 'the file is incomplete, get it again'),
-            ('unknown names', unknown, 'take them out if they are not needed'),
-            ('wrong shapes', misshapen, 'is it a network of this space?'),
-            ('tensors that are no floating-point numbers', no_weights, 'is it quantised?'),
-            (
-                'pairs of names that should be one tensor but differ',
-                differing,
-                'the file is damaged, or of a supernet whose candidates do not share shortcuts: not supported',
-            ),
-        )
-        if found
-    ]
-    if faults:
-        raise ValueError(f'this is {family.title}, but it cannot be converted: {"; ".join(faults)}')
+        present = [name for name in slot.names if name in tensors and tuple(tensors[name].shape) == slot.shape]
+        faults[_DIFFERING] += [
+            f'{name} and {present[0]}' for name in present[1:] if not _equal(tensors[name], tensors[present[0]])
+        ]
+    if text := audit.describe(faults, _REMEDIES):
+        raise ValueError(f'this is {family.title}, but it cannot be converted: {text}')
 
 
 def _equal(a: torch.Tensor, b: torch.Tensor) -> bool:
     if a is b or (a.device == b.device and a.data_ptr() == b.data_ptr() and a.stride() == b.stride()):
         return True
     return torch.equal(a, b)
-
-
-def _list(items: Iterable[str]) -> str:
-    """The first few of many."""
-    items = list(items)
-    return ', '.join(item[:_LONGEST] for item in items[:_SHOWN]) + (', ...' if len(items) > _SHOWN else '')
 
 
 def _digits(path: Iterable[int]) -> str:

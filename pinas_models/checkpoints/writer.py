@@ -13,28 +13,14 @@ import timm
 import torch
 from timm.models import save_for_hf
 
-from ..choices import PINAS_CLS, PINAS_TRANS, RESNEST50
+from ..choices import VARIANTS, variant_name
 from ..common.files import atomic_path
 from ..common.text import one_line
 from .convert import Conversion
 
-__all__ = ['check_free', 'check_suffix', 'check_targets', 'model_name', 'sha256', 'write_file', 'write_folder']
+__all__ = ['check_free', 'check_suffix', 'check_targets', 'sha256', 'write_file', 'write_folder']
 
-_PUBLISHED = {PINAS_CLS: 'pinas_cls', PINAS_TRANS: 'pinas_trans', RESNEST50: 'pinas_resnest50'}
 _TORCH_SUFFIXES = ('.pth', '.pth.tar', '.pt')
-
-
-def model_name(conversion: Conversion) -> str:
-    """The registered name that a converted network is an instance of.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    names: dict[tuple[int, ...], str] = {(3, 4, 6, 3): 'pinas_subnet', (2, 2, 2, 2): 'pinas_mini'}
-    name = names.get(conversion.layers)
-    if name is None:
-        raise ValueError(f'no registered model has {"-".join(map(str, conversion.layers))} blocks')
-    return _PUBLISHED.get(conversion.choices, name)
 
 
 def check_free(path: Path, force: bool) -> None:
@@ -137,10 +123,10 @@ def write_folder(conversion: Conversion, path: Path, name: str | None = None) ->
         OSError: If it cannot be written.
         ValueError: If the weights are not those of ``name``.
     """
-    name = name or model_name(conversion)
+    name = name or variant_name(conversion.layers, conversion.choices)
     architecture, _, tag = name.partition('.')
     args: dict[str, object] = {'num_classes': conversion.num_classes}
-    if _PUBLISHED.get(conversion.choices) != architecture:
+    if VARIANTS[architecture].any_path:
         args['choices'] = list(conversion.choices)  # the name does not imply them
     # Without a tag nothing is known of the classes and of where the weights come from.
     overlay = {} if tag else {'tag': 'converted', 'label_names': None, 'origin_url': None, 'license': None}

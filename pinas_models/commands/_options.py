@@ -7,7 +7,7 @@ import argparse
 from torch import nn
 
 from ..evaluation import Classifier, resolve_device
-from ..evaluation.running import DTYPES
+from ..evaluation.classifier import DTYPES
 from ..loading import open_model
 
 __all__ = ['add_model_arguments', 'add_running_arguments', 'make_classifier', 'open_with_weights', 'positive']

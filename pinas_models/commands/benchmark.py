@@ -14,10 +14,9 @@ from pathlib import Path
 import torch
 from timm.models import get_model_input_config
 
-from ..benchmarking import BENCHES, Benchmark, Candidate, Setup, measure_peaks, measure_speeds
+from ..benchmarking import BENCHES, Benchmark, Contender, Setup, measure_peaks, measure_speeds
 from ..benchmarking.authors import DEFAULT_MODELS, DEFAULT_SIZES, REFERENCE
 from ..benchmarking.plot import check_plot_file, plot_benchmark
-from ..benchmarking.running import open_untrained
 from ..benchmarking.tables import (
     MARKERS,
     check_markdown_file,
@@ -26,10 +25,11 @@ from ..benchmarking.tables import (
     text_table,
     write_results,
 )
+from ..benchmarking.workloads import open_untrained
 from ..common.progress import Progress
 from ..common.text import one_line
-from ..costs import measure_costs
 from ..evaluation import resolve_device
+from ..inspect.costs import measure_costs
 from ._options import add_running_arguments, positive
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
@@ -109,11 +109,11 @@ def run(args: argparse.Namespace) -> int:
         compiler=args.compile,
         threads=args.threads,
     )
-    candidates = [_candidate(name, args.size) for name in dict.fromkeys(args.models)]
+    contenders = [_contender(name, args.size) for name in dict.fromkeys(args.models)]
     benches = BENCHES if args.bench == 'both' else (args.bench,)
-    _measure(candidates, benches, setup, args)
+    _measure(contenders, benches, setup, args)
     benchmark = Benchmark(
-        candidates, _reference(candidates, args.reference), benches, setup, args.repeats, _machine(setup)
+        contenders, _reference(contenders, args.reference), benches, setup, args.repeats, _machine(setup)
     )
     if args.results_file is not None:
         write_results(args.results_file, benchmark)
@@ -122,7 +122,7 @@ def run(args: argparse.Namespace) -> int:
     if args.markdown is not None:
         replace_in_markdown(args.markdown, benchmark)
     print(text_table(benchmark))
-    return 1 if any(candidate.errors for candidate in candidates) else 0
+    return 1 if any(contender.errors for contender in contenders) else 0
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -143,21 +143,21 @@ def _check(args: argparse.Namespace) -> None:
         check_markdown_file(args.markdown)
 
 
-def _candidate(name: str, size: int | None) -> Candidate:
+def _contender(name: str, size: int | None) -> Contender:
     """Open and count a network; what is wrong with it goes into its row."""
     try:
         model = open_untrained(name)
         channels, height, width = get_model_input_config(model)['input_size']
         if size := size or DEFAULT_SIZES.get(name.partition('.')[0]):
             height = width = size
-        return Candidate(name, model, (channels, height, width), measure_costs(model, (channels, height, width)))
+        return Contender(name, model, (channels, height, width), measure_costs(model, (channels, height, width)))
     except (OSError, ValueError) as error:
         warnings.warn(one_line(error), stacklevel=2)
-        return Candidate(name, errors={'open': one_line(error)})
+        return Contender(name, errors={'open': one_line(error)})
 
 
-def _measure(candidates: Sequence[Candidate], benches: Sequence[str], setup: Setup, args: argparse.Namespace) -> None:
-    opened = sum(candidate.model is not None for candidate in candidates)
+def _measure(contenders: Sequence[Contender], benches: Sequence[str], setup: Setup, args: argparse.Namespace) -> None:
+    opened = sum(contender.model is not None for contender in contenders)
     if not opened:
         raise ValueError('none of the networks can be opened')
     total = opened * len(benches) * (1 + args.repeats)
@@ -166,13 +166,13 @@ def _measure(candidates: Sequence[Candidate], benches: Sequence[str], setup: Set
         def tell(note: str) -> None:
             progress.update(note=note)
 
-        measure_peaks(candidates, benches, setup, tell)
-        measure_speeds(candidates, benches, setup, repeats=args.repeats, seconds=args.seconds, progress=tell)
+        measure_peaks(contenders, benches, setup, tell)
+        measure_speeds(contenders, benches, setup, repeats=args.repeats, seconds=args.seconds, progress=tell)
 
 
-def _reference(candidates: Sequence[Candidate], name: str | None) -> Candidate | None:
+def _reference(contenders: Sequence[Contender], name: str | None) -> Contender | None:
     """The network that ratios are to: the one asked for, else ResNeSt-50, else the first that ran."""
-    measured = {candidate.name: candidate for candidate in candidates if candidate.speeds}
+    measured = {contender.name: contender for contender in contenders if contender.speeds}
     first = next(iter(measured), None)
     return measured.get(name or (REFERENCE if REFERENCE in measured else first) or '')
 

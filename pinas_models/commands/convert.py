@@ -11,10 +11,10 @@ from typing import Any
 import timm
 
 from ..checkpoints import Conversion, convert_checkpoint, load_checkpoint, to_authors, to_detectron2
-from ..checkpoints.writer import check_suffix, check_targets, model_name, sha256, write_file, write_folder
+from ..checkpoints.writer import check_suffix, check_targets, sha256, write_file, write_folder
+from ..choices import VARIANTS, variant_name
 from ..common.files import write_json
 from ..loading import resolve_name
-from ..pinas import PinasNet
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         conversion = convert_checkpoint(content, choices, teacher=args.teacher)
     except ValueError as error:
         raise ValueError(f'{source}: {error}') from error
-    name = args.model or model_name(conversion)
+    name = args.model or variant_name(conversion.layers, conversion.choices)
     try:
         timm.create_model(name, choices=conversion.choices, device='meta')  # has it a path of this length?
     except ValueError as error:
@@ -107,12 +107,10 @@ def _path_of_model(name: str, choices: str | None) -> str | Sequence[int] | None
     source = resolve_name(name)
     if ':' in source:
         raise ValueError(f'--model {name}: a registered name is meant (pinas-models list shows them)')
-    if choices is not None or source.partition('.')[0] in ('pinas_subnet', 'pinas_mini'):
-        return choices
-    model = timm.create_model(source, device='meta')
-    if not isinstance(model, PinasNet):
+    variant = VARIANTS.get(source.partition('.')[0])
+    if variant is None:
         raise ValueError(f'--model {name} is no network of this space; the names are those of pinas-models list')
-    return model.choices
+    return choices if choices is not None or variant.any_path else variant.choices
 
 
 def _write(args: argparse.Namespace, conversion: Conversion, target: Path, metadata: dict[str, str]) -> list[str]:

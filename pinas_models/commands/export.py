@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from ..export import FORMATS, ExportError, check_target, export, find_format
+from ..deploy.export import FORMATS, ExportError, check_target, export, find_format
 from ..loading import open_model
 from ._options import open_with_weights
 

@@ -11,13 +11,13 @@ from typing import Any
 from timm.models import get_model_input_config
 from torch import nn
 
+from ..checkpoints.writer import check_free
 from ..choices import BLOCK_CHOICES
 from ..common.files import write_text
-from ..costs import Costs, measure_costs
-from ..drawing import block_meaning, draw_svg, draw_text, short_number
+from ..inspect.costs import Costs, StageCosts, measure_costs, network_stages
+from ..inspect.drawing import draw_svg, draw_text, network_columns, short_number
 from ..loading import open_model
 from ..pinas import PinasNet
-from ..stages import Stage, network_stages
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
@@ -67,6 +67,8 @@ def run(args: argparse.Namespace) -> int:
     """
     if args.num_classes is not None and args.num_classes < 0:
         raise ValueError(f'--num-classes is {args.num_classes}; it must be 0 or more')
+    if args.svg is not None:
+        check_free(args.svg, force=True)
     model = open_model(args.model, pretrained=False, choices=args.choices, num_classes=args.num_classes)
     channels, height, width = get_model_input_config(model)['input_size']
     costs = measure_costs(model, (channels, *(args.size or (height, width))))
@@ -74,8 +76,9 @@ def run(args: argparse.Namespace) -> int:
     if args.svg is not None:
         if not stages:
             raise ValueError(f'--svg draws the blocks of a PinasNet; {args.model} is a {type(model).__name__}')
-        svg = draw_svg(args.model, [_headline(model, costs), *_summary(costs)], stages)
-        write_text(args.svg, svg)
+        facts = [_headline(model, costs), *_summary(costs)]
+        legend = {choice: f'{block.name}: {block.meaning}' for choice, block in enumerate(BLOCK_CHOICES)}
+        write_text(args.svg, draw_svg(network_columns(stages), title=args.model, facts=facts, legend=legend))
     if args.json:
         print(json.dumps(_report(args.model, model, costs, stages), indent=2))
         return 0
@@ -85,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _report(name: str, model: nn.Module, costs: Costs, stages: list[Stage]) -> dict[str, Any]:
+def _report(name: str, model: nn.Module, costs: Costs, stages: list[StageCosts]) -> dict[str, Any]:
     report: dict[str, Any] = {
         'model': name,
         'class': type(model).__name__,
@@ -131,15 +134,15 @@ def _summary(costs: Costs) -> list[str]:
     ]
 
 
-def _print(name: str, model: nn.Module, costs: Costs, stages: list[Stage]) -> None:
+def _print(name: str, model: nn.Module, costs: Costs, stages: list[StageCosts]) -> None:
     print(f'{name}: {_headline(model, costs)}\n')
     if stages:
-        print(draw_text(stages, unicode=_can_print('┌─┐│├┤└┘')))
+        print(draw_text(network_columns(stages), unicode=_can_print('┌─┐│├┤└┘')))
         params, macs = costs.params - sum(s.params for s in stages), costs.macs - sum(s.macs for s in stages)
         print(f'\nstem and classifier: {short_number(params)} params, {short_number(macs)} MACs\n')
         for choice in sorted({choice for stage in stages for choice in stage.choices}):
             block = BLOCK_CHOICES[choice]
-            print(f'{choice}  {block.name}  {block_meaning(block)}')
+            print(f'{choice}  {block.name}  {block.meaning}')
         print()
     rows = [
         ('parameters', f'{costs.params:,}', f'{costs.params + costs.statistics:,} with BN statistics'),

@@ -16,15 +16,15 @@ __all__ = ['Command', 'command_modules', 'run_command']
 
 
 class Command(Protocol):
-    """A subcommand, usually a module.
+    """A subcommand, usually a module."""
 
-    Attributes:
-        HELP: What it does, in a phrase.
-        EXAMPLES: Lines that show it.
-    """
+    @property
+    def HELP(self) -> str:  # noqa: N802
+        """What it does, in a phrase."""
 
-    HELP: str
-    EXAMPLES: str
+    @property
+    def EXAMPLES(self) -> str:  # noqa: N802
+        """Lines that show it."""
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare its arguments. A positional ``overrides`` may stand between options."""

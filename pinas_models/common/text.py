@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ['first_line', 'nearest', 'one_line']
+__all__ = ['first_line', 'first_names', 'nearest', 'one_line']
 
 
 def one_line(error: object, longest: int | None = None) -> str:
@@ -21,6 +21,12 @@ def one_line(error: object, longest: int | None = None) -> str:
 def first_line(error: object) -> str:
     """The first line of an error's text that says something; the name of its type if none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), _name(error))
+
+
+def first_names(names: Iterable[object], most: int = 3, longest: int = 120) -> str:
+    """The first few of many names, shortened, as a list that says whether there are more."""
+    found = list(names)
+    return ', '.join(str(name)[:longest] for name in found[:most]) + (', ...' if len(found) > most else '')
 
 
 def nearest(name: str, known: Iterable[str], likeness: float = 0.6, most: int = 1) -> str:

@@ -1,10 +1,10 @@
 """Evaluating and using classifiers: protocols, accuracies with intervals, names of classes."""
 
 from .accuracy import Counts, RealLabels, wilson_interval
+from .classifier import Classifier, resolve_device
 from .images import LabelledImages, open_images
 from .labels import ClassNames, class_names
 from .protocols import PROTOCOLS, Protocol, make_protocol
-from .running import Classifier, resolve_device
 from .validate import Evaluation, evaluate
 
 __all__ = [

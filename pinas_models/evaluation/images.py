@@ -1,23 +1,20 @@
-"""Labelled images through ``timm.data.create_dataset``, with errors that say what is wrong, where, and what to do."""
+"""Labelled images in order, under several transforms, with the classes of a model."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from timm.data import create_dataset
 from timm.data.readers.class_map import load_class_map
-from timm.data.readers.img_extensions import get_img_extensions
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..common.text import one_line
+from ..data import EXTENSIONS, TimmImages, check_class_folders, check_tar, open_dataset
 
 __all__ = ['Batch', 'LabelledImages', 'open_images']
 
@@ -51,36 +48,14 @@ class Batch(NamedTuple):
     errors: list[tuple[int, str]]
 
 
-class LabelledImages:
-    """The images of a data set that timm opened.
-
-    timm's own data set replaces an image that cannot be read by the next one, with a warning. Here it is reported.
-
-    Attributes:
-        source: Where the images are, for messages.
-        class_to_index: Names of the classes -> class, empty if the data set has no names.
-    """
+class LabelledImages(TimmImages):
+    """Images of a data set in its order, with the classes of a model."""
 
     def __init__(self, dataset: Any, source: str, has_class_map: bool = False) -> None:
         """Wrap what ``timm.data.create_dataset`` returned, by a class map of the user's or without one."""
-        self.dataset, self.source, self.has_class_map = dataset, source, has_class_map
-        self.reader: Any = getattr(dataset, 'reader', None)
-        self.class_to_index: dict[Any, int] = _class_to_index(dataset, self.reader)
+        super().__init__(dataset, source)
+        self.has_class_map = has_class_map
         self._target_map: Mapping[int, int] | None = None
-
-    @property
-    def is_iterable(self) -> bool:
-        """Whether the images can only be read from beginning to end."""
-        return isinstance(self.dataset, IterableDataset)
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def filename(self, index: int) -> str:
-        """File name of an image, or its number where there are no files."""
-        if self.is_iterable or not hasattr(self.reader or self.dataset, 'samples'):
-            return f'number {index}'
-        return str(self.dataset.filename(index) if self.reader is not None else self.dataset.samples[index][0])
 
     def filenames(self) -> list[str]:
         """File names of all images.
@@ -158,7 +133,7 @@ class LabelledImages:
             ValueError: If the data set cannot be read.
         """
         kind = _Stream if self.is_iterable else _RandomAccess
-        decoded = kind(self.dataset, self.reader, tuple(transforms), mode, self._target_map)
+        decoded = kind(self, tuple(transforms), mode, self._target_map)
         if hasattr(self.dataset, 'set_loader_cfg'):
             self.dataset.set_loader_cfg(num_workers=workers)
         loader = DataLoader(
@@ -190,21 +165,17 @@ class _RandomAccess(Dataset):
 
     def __init__(
         self,
-        dataset: Any,
-        reader: Any,
+        images: TimmImages,
         transforms: tuple[Callable[[Image.Image], Tensor], ...],
         mode: str,
         target_map: Mapping[int, int] | None,
     ) -> None:
-        self.dataset, self.reader, self.transforms, self.mode = dataset, reader, transforms, mode
+        self.images, self.transforms, self.mode = images, transforms, mode
         self.target_map = target_map
 
     def __getitem__(self, index: int) -> Sample:
         try:
-            if self.reader is None:
-                return self._sample(index, *self.dataset[index])
-            file, target, *_ = self.reader[index]
-            with file, Image.open(file) as image:
+            with self.images.opened(index) as (image, target):
                 return self._sample(index, image, target)
         except Exception as error:  # decoders raise nearly anything on damaged files
             return Sample(index, -1, (), one_line(error))
@@ -226,7 +197,7 @@ class _Stream(_RandomAccess, IterableDataset):
 
     def __iter__(self) -> Iterator[Sample]:
         try:
-            for image, target in self.dataset:
+            for image, target in self.images.dataset:
                 yield self._sample(-1, image, target)
         except Exception as error:  # as above, but raised by the reader, which cannot go on
             yield Sample(-1, -1, (), one_line(error))
@@ -287,7 +258,9 @@ def open_images(
             'torch/cifar10'
         )
     if path.is_file():
-        _check_tar(path)
+        if path.suffix != '.tar':
+            raise ValueError(f'{path} is neither a folder nor a .tar: unpack it')
+        check_tar(path)
     if root is not None and not by_name:
         raise ValueError(f'{data} is there itself: --data-dir is for data sets that are given by name')
     if class_map is not None and not Path(class_map).is_file():
@@ -300,23 +273,17 @@ def open_images(
 
     def create(with_map: Mapping[Any, int] | None) -> LabelledImages:
         hint = 'the folders that the class map names must be' if with_map else 'class folders must be'
-        hint = f'{hint} there, with images ({", ".join(get_img_extensions())})'
         keys = {key: value for key, value in (('input_key', input_key), ('target_key', target_key)) if value}
-        try:
-            dataset = create_dataset(
-                data if by_name else '',
-                root=root if by_name else data,
-                split=split or 'validation',
-                class_map=with_map,
-                batch_size=batch_size,
-                download=False,
-                **keys,
-            )
-        except ImportError as error:
-            raise ValueError(f'{data} needs the package {error.name}: pip install {error.name}') from error
-        except Exception as error:  # timm asserts, and the libraries behind it raise errors of their own
-            where = f'{data}, split {split or "validation"}' if by_name else f'{data}: {hint}'
-            raise ValueError(f'cannot open {where} ({one_line(error)})') from error
+        dataset = open_dataset(
+            data if by_name else '',
+            f'{data}, split {split or "validation"}' if by_name else data,
+            '' if by_name else f'{hint} there, with images ({EXTENSIONS})',
+            root=root if by_name else data,
+            split=split or 'validation',
+            class_map=with_map,
+            batch_size=batch_size,
+            **keys,
+        )
         return LabelledImages(dataset, data, has_class_map=with_map is not None)
 
     images = create(mapping)
@@ -326,7 +293,7 @@ def open_images(
         return images, ''
     if split is not None and Path(images.reader.root) == path:
         raise ValueError(f'{data} has no split {split}: it must be a sub-folder')
-    _check_folders(images)
+    check_class_folders(images, 'choose one set of images, with the split or as the folder itself')
     if mapping is None:
         return images, ''
     left_out = len(create(None)) - len(images)
@@ -349,59 +316,3 @@ def _read_class_map(path: str) -> dict[Any, int]:
             f'{path} is no class map ({one_line(error)}): write a .txt with a folder name per line, in '
             "the order of the model's classes"
         ) from error
-
-
-def _check_tar(path: Path) -> None:
-    """Make sure that a file is a whole tar: tarfile takes what is there of one that was cut off.
-
-    Raises:
-        ValueError: If not.
-    """
-    if path.suffix != '.tar':
-        raise ValueError(f'{path} is neither a folder nor a .tar: unpack it')
-    try:
-        with tarfile.open(path):
-            pass
-    except tarfile.TarError as error:
-        raise ValueError(f'{path} is no tar ({error})') from error
-    with path.open('rb') as file:
-        file.seek(max(0, path.stat().st_size - 1024))
-        if file.read() != bytes(1024):
-            raise ValueError(f'{path} is not a whole tar, its end is missing: copy it again')
-
-
-def _check_folders(images: LabelledImages) -> None:
-    """Make sure that every image is in a class folder, and that every class is one folder.
-
-    timm names a class by the last folder alone: given a folder with ``train`` and ``test``, it would mix them.
-
-    Raises:
-        ValueError: If not.
-    """
-    reader = images.reader
-    if '' in images.class_to_index:
-        raise ValueError(f'{images.source} has images outside of class folders: put each into the folder of its class')
-    if hasattr(reader, 'targets'):  # a tar, possibly of tars with a class each
-        pairs = {
-            (os.path.dirname(member.path) or (child.name if child else ''), int(target))
-            for (member, _, child), target in zip(reader.samples, reader.targets, strict=True)
-        }
-    else:
-        pairs = {(os.path.dirname(file), target) for file, target in reader.samples}
-    folders: dict[int, str] = {}
-    for folder, target in sorted(pairs):
-        if folders.setdefault(target, folder) != folder:
-            name = os.path.basename(folder)
-            raise ValueError(
-                f'{images.source} has several folders of the class {name}, such as {folders[target]} and {folder}: '
-                'choose one set of images, with the split or as the folder itself'
-            )
-
-
-def _class_to_index(dataset: Any, reader: Any) -> dict[Any, int]:
-    for holder in (reader, dataset):
-        for attribute in ('class_to_idx', 'class_name_to_idx'):  # folders and torchvision; tars
-            numbers = getattr(holder, attribute, None)
-            if isinstance(numbers, Mapping) and numbers:
-                return dict(numbers)
-    return {}

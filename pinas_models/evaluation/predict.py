@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..common.text import one_line
+from .classifier import Classifier
 from .protocols import Protocol
-from .running import Classifier
 
 __all__ = ['IMAGE_SUFFIXES', 'Prediction', 'find_all_images', 'find_images', 'predict']
 

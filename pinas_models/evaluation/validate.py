@@ -16,9 +16,9 @@ from torch import Tensor
 from ..common.files import write_text
 from ..common.progress import Progress
 from .accuracy import Counts, RealLabels
+from .classifier import Classifier
 from .images import Batch, LabelledImages
 from .protocols import Protocol
-from .running import Classifier
 
 __all__ = ['Evaluation', 'evaluate', 'load_evaluation']
 

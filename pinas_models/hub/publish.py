@@ -7,16 +7,13 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, ModelCard, get_token
 
-from ..cards import folder_card
+from ..cards import LOCAL_FOLDER, folder_card
 from ..common.hub import LOG_IN, explain_upload
 from ..loading import open_model
 from .folder import CARD, CHECKSUMS, GOLDEN, PUBLISHED, WEIGHTS, write_checksums
 from .golden import make_golden, save_tensors
 
 __all__ = ['names_license', 'require_token', 'stage_folder', 'upload_folder']
-
-# The name by which the card of a run says how to open the model while it is a folder.
-_LOCAL_NAME = b'local-dir:PATH_TO_THIS_FOLDER'
 
 
 def stage_folder(source: Path, target: Path, repo_id: str) -> list[str]:
@@ -52,7 +49,7 @@ def stage_folder(source: Path, target: Path, repo_id: str) -> list[str]:
         notes.append(f'{WEIGHTS} was made from the other weights in the folder')
     card = target / CARD
     if card.exists():  # as bytes, so that nothing else changes
-        card.write_bytes(card.read_bytes().replace(_LOCAL_NAME, f'hf-hub:{repo_id}'.encode()))
+        card.write_bytes(card.read_bytes().replace(LOCAL_FOLDER.encode(), f'hf-hub:{repo_id}'.encode()))
     else:
         card.write_text(folder_card(model, repo_id), encoding='utf-8', newline='\n')
         notes.append(f'{CARD} was made: it says what the code knows; add data, accuracy and limits on the Hub')

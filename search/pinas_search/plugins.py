@@ -6,14 +6,12 @@ directory included. ``NAME:VALUE`` sets the first option, ``optuna:TPESampler`` 
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, make_dataclass
-from types import ModuleType
 from typing import Any, Literal, get_type_hints
 
 from pinas_models.common.text import nearest, one_line
@@ -26,10 +24,20 @@ Kind = Literal['space', 'supernet', 'method', 'strategy', 'scorer']
 
 # Key of the configuration -> name -> module of this package, perhaps with the value of its first option.
 BUILTIN: Mapping[Kind, Mapping[str, str]] = {
-    'space': {'mini': 'spaces.resnest:mini', 'resnest50': 'spaces.resnest:resnest50'},
-    'supernet': {'resnest': 'supernets.resnest'},
+    'space': {
+        'mini': 'spaces.resnest:mini',
+        'nasbench201': 'spaces.nasbench201',
+        'resnest50': 'spaces.resnest:resnest50',
+    },
+    'supernet': {'nasbench201': 'supernets.nasbench201', 'resnest': 'supernets.resnest'},
     'method': {'pinas': 'methods.pinas', 'spos': 'methods.spos'},
-    'strategy': {'lanas': 'strategies.lanas', 'optuna': 'strategies.optuna', 'random': 'strategies.random'},
+    'strategy': {
+        'evolution': 'strategies.evolution',
+        'lanas': 'strategies.lanas',
+        'optuna': 'strategies.optuna',
+        'pinas': 'strategies.pinas',
+        'random': 'strategies.random',
+    },
     'scorer': {'accuracy': 'scoring.accuracy', 'cost': 'scoring.cost', 'method': 'scoring.method'},
 }
 _KEYS: Mapping[Kind, str] = {
@@ -53,11 +61,11 @@ class Plugin:
     """A module and its options.
 
     Attributes:
-        module: Has ``Options`` and ``create``.
+        module: A module, or a class, that has ``Options`` and ``create``.
         options: An instance of its ``Options``.
     """
 
-    module: ModuleType
+    module: Any
     options: Any
 
     @property
@@ -79,7 +87,8 @@ def find_plugin(kind: Kind, name: str, options: Mapping[str, Any]) -> Plugin:
     """
     short, _, value = name.partition(':')
     target, _, preset = BUILTIN[kind].get(short, '').partition(':')
-    module = _import(kind, short, f'{__package__}.{target}' if target else short)
+    full_name = f'{__package__}.{target}' if target else short
+    module = _resolve(kind, short, full_name)
     missing = [attribute for attribute in ('Options', 'create') if not hasattr(module, attribute)]
     if missing:
         raise ValueError(
@@ -94,19 +103,15 @@ def find_plugin(kind: Kind, name: str, options: Mapping[str, Any]) -> Plugin:
     return Plugin(module, parse_options(module.Options, given, _OPTION_KEYS[kind]))
 
 
-def _import(kind: Kind, name: str, full_name: str) -> ModuleType:
+def _resolve(kind: Kind, name: str, full_name: str) -> Any:
+    """Import a module, or a class of one that has what a module would have."""
     known = BUILTIN[kind]
-    try:
-        found = importlib.util.find_spec(full_name) is not None
-    except (ImportError, ValueError):  # a parent that is not there, or no name of a module at all
-        found = False
-    if not found and os.getcwd() not in sys.path:
+    if os.getcwd() not in sys.path:
         # Behind everything else, so that no file here takes the place of an installed module.
         sys.path.append(os.getcwd())
-        importlib.invalidate_caches()
     try:
-        return importlib.import_module(full_name)
-    except (ImportError, ValueError, TypeError) as error:
+        return pkgutil.resolve_name(full_name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
             f'{_KEYS[kind]} is {name!r}, which cannot be imported ({one_line(error)}){nearest(name, known, 0.4)}. '
             f'Built in are {", ".join(known)}; any importable module with Options and create works as well'

@@ -167,16 +167,16 @@ def test_weights_must_be_complete(tmp_path):
         {**weights, 'backbone.layer2.0.bn1.weight': torch.ones(5)},
     ):
         torch.save({'state_dict': wrong}, path)
-        with pytest.raises(ValueError, match=r'the checkpoint (lacks \d+ weights of the|has the) backbone.*init_cfg'):
+        with pytest.raises(ValueError, match=r'does not fill the backbone: (missing|wrong).*; it has .*init_cfg'):
             load_checkpoint(Classifier(), path)
-        with pytest.raises(ValueError, match=r'\d+ weights (are missing|have another shape) \('):
+        with pytest.raises(ValueError, match=r'(missing names|wrong shapes): \d+ \('):
             load_weights(Classifier(), path)
     headless = {name: tensor for name, tensor in weights.items() if not name.startswith('head.')}
     torch.save({'state_dict': headless}, path)
     model = Classifier()
     load_checkpoint(model, path)  # to go on with another head
     assert all(torch.equal(tensor, headless[name]) for name, tensor in model.state_dict().items() if name in headless)
-    with pytest.raises(ValueError, match=r'2 weights are missing \(head\.weight, head\.bias\)'):
+    with pytest.raises(ValueError, match=r'missing names: 2 \(head\.weight, head\.bias\)'):
         load_weights(Classifier(), path)
     # Counters are absent in old files, and DistributedDataParallel puts a word before the names.
     complete = {f'module.{name}': tensor for name, tensor in weights.items() if 'num_batches' not in name}
@@ -193,8 +193,8 @@ def test_strict_loading_says_what_is_wrong(tmp_path):
     path = tmp_path / 'w.safetensors'
     save_file(weights, path)
     message = (
-        r'does not fit the model: 1 weights are unknown \(more\); '
-        r'1 weights have another shape \(head\.weight \[5, 512\] instead of \[3, 512\]\)'
+        r'does not fit the model: unknown names: 1 \(more\); '
+        r'wrong shapes: 1 \(head\.weight \[5, 512\] instead of \[3, 512\]\)'
     )
     with pytest.raises(ValueError, match=message):
         load_weights(Classifier(), path)

@@ -112,7 +112,7 @@ def test_a_mask_rcnn_goes_on_from_a_faster_rcnn_with_other_classes(trained_detec
     del faster['backbone.layer1.0.conv1.weight']
     torch.save({'state_dict': faster}, tmp_path / 'faster.pth')
     assert train(DETECTOR, pets, tmp_path / 'other', flags=flags) == 2
-    assert 'lacks 1 weights of the backbone (backbone.layer1.0.conv1.weight)' in capsys.readouterr().err
+    assert 'does not fill the backbone: missing names: 1 (backbone.layer1.0.conv1.weight)' in capsys.readouterr().err
 
 
 def test_a_published_model(trained, pets, tmp_path, capsys):

@@ -2,6 +2,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
+
+# A machine may be busy with other things: time is no reason to fail.
+settings.register_profile('patient', deadline=None)
+settings.load_profile('patient')
 
 
 @pytest.fixture(scope='module', autouse=True)

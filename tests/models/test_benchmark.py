@@ -12,13 +12,13 @@ import timm
 import torch
 from torch import nn
 
-from pinas_models.benchmarking import Benchmark, Candidate, Setup, measure_speeds
+from pinas_models.benchmarking import Benchmark, Contender, Setup, measure_speeds
 from pinas_models.benchmarking.authors import DEFAULT_MODELS, DEFAULT_SIZES, reported
 from pinas_models.benchmarking.memory import peak_memory
-from pinas_models.benchmarking.running import open_untrained, running
 from pinas_models.benchmarking.tables import check_results_file, markdown_table, replace_in_markdown, text_table
+from pinas_models.benchmarking.workloads import open_untrained, running
 from pinas_models.cli import main
-from pinas_models.costs import measure_costs
+from pinas_models.inspect.costs import measure_costs
 
 SIZE = 3, 32, 32
 README = 'before\n\n<!-- benchmark -->\nan old table\n<!-- /benchmark -->\n\nbehind\n'
@@ -141,7 +141,7 @@ class Noisy(nn.Module):
 
 def test_networks_take_turns_and_a_failure_is_its_own():
     log, told = [], []
-    a, b = Candidate('a', Noisy('a', log), SIZE), Candidate('b', Noisy('b', log, fails_in_training=True), SIZE)
+    a, b = Contender('a', Noisy('a', log), SIZE), Contender('b', Noisy('b', log, fails_in_training=True), SIZE)
     measure_speeds([a, b], ('infer', 'train'), Setup(1), repeats=2, seconds=0, progress=told.append)
     infer = [(name, False, False) for name in 'aabb']  # a step to warm up, a step that counts
     assert log == [*infer, *2 * [('a', True, True)], ('b', True, True), *infer, *2 * [('a', True, True)]]
@@ -154,8 +154,8 @@ def test_networks_take_turns_and_a_failure_is_its_own():
 
 def test_ratio_is_of_each_round():
     slow, fast = (
-        Candidate('slow', speeds={'infer': [1.0, 2.0, 4.0]}),
-        Candidate('fast', speeds={'infer': [4.0, 4.0, 4.0]}),
+        Contender('slow', speeds={'infer': [1.0, 2.0, 4.0]}),
+        Contender('fast', speeds={'infer': [4.0, 4.0, 4.0]}),
     )
     ratio = fast.ratio(slow, 'infer')
     assert (ratio.low, ratio.median, ratio.high) == (1.0, 2.0, 4.0)
@@ -213,9 +213,9 @@ def test_authors_rows_are_networks_of_the_same_size():
 
 def test_tables_show_the_authors_numbers_as_theirs(tmp_path):
     model = timm.create_model('pinas_cls', device='meta')
-    measured = Candidate('pinas_cls', model, costs=measure_costs(model, (3, 224, 224)))
+    measured = Contender('pinas_cls', model, costs=measure_costs(model, (3, 224, 224)))
     measured.speeds, measured.peaks = {'infer': [40.0, 10.0, 20.0]}, {'infer': 3 * 2**29}
-    failed = Candidate('efficientnet_b3', errors={'infer': 'out of memory with batches of 128'})
+    failed = Contender('efficientnet_b3', errors={'infer': 'out of memory with batches of 128'})
     benchmark = Benchmark([measured, failed], measured, ('infer',), Setup(128), 3, 'a machine')
     header, _, row, failed_row, *notes = markdown_table(benchmark).splitlines()
     cells = dict(zip(*([c.strip() for c in line.strip('|').split('|')] for line in (header, row)), strict=True))

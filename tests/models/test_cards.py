@@ -1,6 +1,7 @@
 """The model cards: the Hub can read them, every number in them is right and says where it comes from."""
 
 import re
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,9 @@ from reference import filled_state_dict, load_fixture
 from torch.utils.flop_counter import FlopCounterMode
 
 import pinas_models
-from pinas_models.cards import check_card, folder_card
+from pinas_models.cards import check_card, folder_card, searched_card
 from pinas_models.cards.published import load_facts, render_card, write_cards
-from pinas_search.card import model_card
-from pinas_search.configuration import parse_config
-from pinas_search.spaces import mini
+from pinas_models.inspect.costs import measure_costs
 
 ROOT = Path(__file__).parents[2]
 CARDS = ROOT / 'model_cards'
@@ -398,14 +397,20 @@ def written(tmp_path, text):
 
 
 def test_the_card_that_a_search_writes_passes(tmp_path, network):
-    space = mini(num_classes=7)
-    path = space.decode('31203121')
-    cost = space.cost(path)
-    result = dict(name='winner', params=cost.params, macs=cost.macs, accuracy=0.5, images=10, accuracy_on='test')
-    result |= dict(epochs=1, start='scratch')
-    card = model_card(space, path, result, parse_config(['digits'], []), tmp_path)
+    params, macs = sum(p.numel() for p in network.parameters()), measure_costs(network, (3, 32, 32)).macs
+    card = searched_card(
+        'mini 31203121',
+        origin='A network of the space `mini`.',
+        rows=[('stage 1', '3 1', '2s2x40d, 2s1x64d')],
+        params=params,
+        macs=macs,
+        image_size=32,
+        facts={'Data': 'digits', 'Command': '`pinas-search run`'},
+    )
+    assert '| stage 1 | 3 1 | 2s2x40d, 2s1x64d |\n' in card
+    assert card.index('- Data: digits\n') < card.index('- Command: `pinas-search run`\n')
     check_card(written(tmp_path, card), network)
-    for old, new in ((f'{cost.params:,}', f'{cost.params + 1:,}'), (f'{cost.macs:,}', f'{cost.macs + 1:,}')):
+    for old, new in ((f'{params:,}', f'{params + 1:,}'), (f'{macs:,}', f'{macs + 1:,}')):
         assert card.count(old) == 1
         with pytest.raises(ValueError, match=new):
             check_card(written(tmp_path, card.replace(old, new)), network)
@@ -471,6 +476,9 @@ def test_card_of_another_model_is_found(tmp_path, network):
 
 
 def test_line_ends_of_windows(tmp_path, network):
-    path = tmp_path / 'README.md'
-    path.write_bytes(folder_card(network, 'somebody/mine').replace('\n', '\r\n').encode())
-    check_card(path, network)
+    path, card = tmp_path / 'README.md', folder_card(network, 'somebody/mine')
+    params = sum(parameter.numel() for parameter in network.parameters())
+    for text, fault in ((card, ''), (card.replace(f'{params:,}', f'{params + 1:,}'), f'states {params + 1:,} param')):
+        path.write_bytes(text.replace('\n', '\r\n').encode())
+        with pytest.raises(ValueError, match=fault) if fault else nullcontext():
+            check_card(path, network)

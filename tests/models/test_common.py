@@ -24,10 +24,14 @@ def test_after_an_error_the_old_file_is_there_and_nothing_else(tmp_path):
     path = tmp_path / 'file.json'
     write_json(path, {'π': 1})
     with pytest.raises(OSError, match='full'), atomic_path(path) as temporary:
-        temporary.write_bytes(b'half')
-        raise OSError(errno.ENOSPC, 'full')
+        _fill(temporary)
     assert path.read_text(encoding='utf-8') == '{\n  "π": 1\n}\n'
     assert list(tmp_path.iterdir()) == [path]
+
+
+def _fill(path):
+    path.write_bytes(b'half')
+    raise OSError(errno.ENOSPC, 'full')
 
 
 def test_a_kill_while_writing_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path):

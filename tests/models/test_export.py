@@ -21,7 +21,7 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from pinas_models.cli import main
-from pinas_models.export import ExportError, export
+from pinas_models.deploy.export import ExportError, export
 
 CHOICES = '01233210'
 

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import pinas_models
 from pinas_models import fuse
-from pinas_models.fuse import FusedSplitAttn, fold_batch_norms
+from pinas_models.deploy.fuse import FusedSplitAttn, fold_batch_norms
 
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
@@ -128,7 +128,7 @@ def _input_of(part: nn.Module, model: nn.Module) -> Tensor:
     return found[0]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.sampled_from([1, 2, 4]),
     bias=st.booleans(),

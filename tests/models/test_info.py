@@ -17,9 +17,8 @@ from torch import nn
 
 from pinas_models import BLOCK_CHOICES, PINAS_CLS
 from pinas_models.cli import main
-from pinas_models.costs import measure_costs
-from pinas_models.drawing import draw_svg, draw_text
-from pinas_models.stages import network_stages
+from pinas_models.inspect.costs import measure_costs, network_stages
+from pinas_models.inspect.drawing import Block, Column, draw_svg, draw_text, network_columns
 from pinas_search.spaces import mini, resnest50
 
 SVG = '{http://www.w3.org/2000/svg}'
@@ -61,7 +60,7 @@ def test_activations_are_those_of_timms_tables(name, millions):
     assert round(measure_costs(timm.create_model(name), (3, 224, 224)).activations / 1e6, 2) == millions
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(path=paths)
 def test_costs_equal_the_tables_of_the_search(path):
     costs, cost = measure_costs(make('pinas_mini', choices=path), (3, 32, 32)), MINI.cost(path)
@@ -73,7 +72,7 @@ def test_costs_equal_the_tables_of_the_search_in_the_large_space():
     assert (costs.params, costs.macs) == (cost.params, cost.macs)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(
     channels=st.lists(st.integers(1, 9), min_size=2, max_size=6),
     height=st.integers(1, 12),
@@ -150,7 +149,7 @@ def test_a_size_that_does_not_fit_is_a_value_error():
 # Drawings
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(path=paths)
 def test_stages_and_drawings_show_every_block(path):
     model = make('pinas_mini', choices=path)
@@ -163,12 +162,13 @@ def test_stages_and_drawings_show_every_block(path):
     assert sum(stage.params for stage in stages) + sum(outside) == costs.params
     assert all(stage.macs == sum(stage.block_macs) for stage in stages)
 
-    lines = draw_text(stages, unicode=False).splitlines()
+    lines = draw_text(network_columns(stages), unicode=False).splitlines()
     assert max(map(len, lines)) <= 80
     drawn = [[int(cell[1]) for cell in line.split('|')[1:-1] if cell.strip()] for line in lines if line.startswith('|')]
     assert drawn == [[stage.choices[row] for stage in stages] for row in range(2)]
 
-    svg = ElementTree.fromstring(draw_svg('a & b <c>', ['fact'], stages))
+    legend = dict(enumerate('abcd'))
+    svg = ElementTree.fromstring(draw_svg(network_columns(stages), title='a & b <c>', facts=['fact'], legend=legend))
     texts = [element.text for element in svg.iter(f'{SVG}text')]
     assert texts[0] == 'a & b <c>'
     labels = [text for text in texts if text.endswith('d') and ':' not in text and 's' in text]
@@ -179,9 +179,23 @@ def test_stages_and_drawings_show_every_block(path):
     assert defined == [f'url(#choice{choice})' for choice in sorted(set(path))]
 
 
+def test_a_drawing_of_plain_data_has_every_block_and_tells_choices_apart_without_colour():
+    columns = [Column('cell', [Block(5, 'none'), Block(0, 'skip', 'note')]), Column('<b>', [Block(4, 'pool')])]
+    svg = ElementTree.fromstring(draw_svg(columns))
+    texts = [element.text for element in svg.iter(f'{SVG}text')]
+    assert texts == ['cell', '5   none', '0   skip', 'note', '<b>', '4   pool']
+    assert svg.find(f'{SVG}desc').text == 'cell: none, skip; <b>: pool.'
+    hatches = {p.get('id'): [path.get('d') for path in p.iter(f'{SVG}path')] for p in svg.iter(f'{SVG}pattern')}
+    assert len({tuple(hatch) for hatch in hatches.values()}) == len(hatches) == 3
+    _, _, width, height = map(float, svg.get('viewBox').split())
+    for rectangle in svg.iter(f'{SVG}rect'):
+        assert float(rectangle.get('x', 0)) + float(rectangle.get('width')) <= width
+        assert float(rectangle.get('y', 0)) + float(rectangle.get('height')) <= height
+
+
 def test_columns_of_unequal_length():
     model = make('pinas_cls')
-    lines = draw_text(network_stages(model, measure_costs(model, (3, 64, 64)))).splitlines()
+    lines = draw_text(network_columns(network_stages(model, measure_costs(model, (3, 64, 64))))).splitlines()
     assert [line.count('│') for line in lines if '│' in line] == [8, 8, 8, 4, 2, 2]
     assert len({len(line) for line in lines if '│' in line and '┌' not in line}) <= 3
     assert max(map(len, lines)) <= 80
@@ -230,7 +244,7 @@ def test_model_folder_and_picture(tmp_path, capsys):
     assert '0  1s1x64d d2' in out or '2  1s2x42d d2' in out  # output stride 4: layer4 is dilated
     assert '7 classes' in out
     svg = ElementTree.parse(tmp_path / 'network.svg').getroot()
-    assert any('dilation 4' in str(element.text) for element in svg.iter(f'{SVG}text'))
+    assert any(str(element.text).endswith('d4') for element in svg.iter(f'{SVG}text'))
 
 
 def test_weights_are_not_read(tmp_path, capsys):
@@ -272,7 +286,7 @@ def test_terminal_without_box_characters():
         (['pinas_mini', '--num-classes', '-1'], '0 or more'),
         (['resnet18', '--svg', 'x.svg'], 'resnet18 is a ResNet'),
         (['vit_tiny_patch16_224', '--size', '100'], 'does not run on an image of 3x100x100'),
-        (['pinas_mini', '--svg', 'no/such/folder.svg'], 'No such file'),
+        (['pinas_mini', '--svg', 'no/such/folder.svg'], 'there is no folder'),
     ],
 )
 def test_mistakes_are_one_line(arguments, message, capsys, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -14,13 +15,14 @@ import huggingface_hub.constants
 import pytest
 import timm
 import torch
-from authors_checkpoints import backbone_of, network, take
+from authors_checkpoints import backbone_of, network
 from reference import make_input
 from safetensors.torch import load_file, save_file
 from timm.models import save_for_hf
 
 import pinas_models
 from pinas_models import PINAS_CLS, PINAS_MINI, PINAS_TRANS, PinasNet
+from pinas_models.checkpoints import convert_state_dict
 from pinas_models.loading import open_model, resolve_name
 
 MINI_FILE = Path(pinas_models.__file__).parent / 'weights' / 'pinas_mini.cifar10.safetensors'
@@ -134,7 +136,7 @@ def test_packaged_cfg_describes_cifar10():
     assert cfg.tag == 'cifar10'
     assert list(cfg.label_names) == names.split()
     assert (cfg.num_classes, cfg.input_size) == (10, (3, 32, 32))
-    from pinas_search.configuration import parse_config
+    from pinas_search.config import parse_config
 
     data = parse_config(['cifar10'], []).data
     assert (cfg.mean, cfg.std) == (tuple(data.mean), tuple(data.std))
@@ -314,47 +316,37 @@ def files(tmp_path_factory, mini, cls, trans):
     return folder, checkpoints
 
 
-def expected_weights(family, files, mini):
-    tensors = files[1][family].get('state_dict', {})
-    if family in ('supernet', 'linear', 'learning'):
-        prefix = {'supernet': '', 'linear': 'backbone.', 'learning': 'encoder_q.0.'}[family]
-        supernet = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
-        weights = take({n: t for n, t in supernet.items() if not n.startswith('head.')}, PATH)
-    else:
-        weights = backbone_of(mini.state_dict())
-    if family == 'classification':
-        weights = mini.state_dict()
-    if family == 'linear':
-        weights |= {f'fc.{leaf}': tensors[f'head.fc_cls.{leaf}'] for leaf in ('weight', 'bias')}
-    return weights
-
-
 @pytest.mark.parametrize('family', ['classification', 'deeplabv3', 'detectron2', 'supernet', 'linear', 'learning'])
-def test_authors_file_by_overlay(family, files, mini):
-    file = files[0] / f'{family}.pth.tar'
-    weights = expected_weights(family, files, mini)
-    for overlay in (dict(file=str(file)), dict(state_dict=files[1][family])):
-        classes = 10 if 'fc.bias' in weights else 0
-        kwargs = {} if 'file' in overlay else dict(num_classes=classes)  # a file says itself how many classes it has
-        model = timm.create_model('pinas_mini', choices=PATH, pretrained=True, pretrained_cfg_overlay=overlay, **kwargs)
+def test_every_way_to_load_a_file_of_the_authors_gives_what_its_conversion_gives(family, files, tmp_path):
+    file, checkpoint = str(files[0] / f'{family}.pth.tar'), files[1][family]
+    plain = {key: value for key, value in checkpoint.items() if key in ('state_dict', 'model')}  # no NumPy numbers
+    torch.save(plain, tmp_path / 'plain.pth')
+    weights = convert_state_dict(checkpoint, PATH)
+    classes = len(weights.get('fc.bias', ()))
+    create = partial(timm.create_model, 'pinas_mini', choices=PATH)
+    by_file = partial(create, pretrained=True, pretrained_cfg_overlay=dict(file=file))
+    for model in (
+        by_file(),  # a file says itself how many classes it has
+        create(pretrained=True, pretrained_cfg_overlay=dict(state_dict=checkpoint), num_classes=classes),
+        create(checkpoint_path=str(tmp_path / 'plain.pth'), num_classes=classes),
+        open_model('pinas_mini', checkpoint=file, choices=DIGITS),
+    ):
         same_weights(model, weights)
         assert model.num_classes == classes
         assert 'state_dict' not in model.pretrained_cfg  # or every model would hold its weights twice
-    features = timm.create_model(
-        'pinas_mini', choices=DIGITS, pretrained=True, pretrained_cfg_overlay=dict(file=str(file)), features_only=True
-    )
-    same_weights(features, backbone_of(weights))
-    assert 'state_dict' not in features.pretrained_cfg
-    other = timm.create_model(
-        'pinas_mini',
-        choices=PATH,
-        pretrained=True,
-        pretrained_cfg_overlay=dict(file=str(file)),
-        num_classes=3,
-        in_chans=1,
-    )
+    for model in (
+        by_file(features_only=True),
+        open_model('pinas_mini', checkpoint=file, choices=DIGITS, model_args=dict(features_only=True)),
+    ):
+        same_weights(model, backbone_of(weights))
+        assert 'state_dict' not in model.pretrained_cfg
+    other = by_file(num_classes=3, in_chans=1)
     assert torch.equal(other.layer3[1].conv2.fc1.weight, weights['layer3.1.conv2.fc1.weight'])
     assert (other.num_classes, other.in_chans) == (3, 1)
+    with pytest.raises((RuntimeError, ValueError), match=r'the path 30122103|Missing key|size mismatch'):
+        timm.create_model(
+            'pinas_mini', choices='3' * 8, num_classes=classes + 1, checkpoint_path=str(tmp_path / 'plain.pth')
+        )
 
 
 def test_authors_files_of_the_published_networks(files, cls, trans):
@@ -369,22 +361,6 @@ def test_authors_files_of_the_published_networks(files, cls, trans):
     same_weights(model, trans.state_dict())
     with pytest.raises(ValueError, match='the path 3333113330011021, not of 3013231203213032'):
         timm.create_model('pinas_cls', pretrained=True, pretrained_cfg_overlay=dict(file=str(folder / 'ade.pth.tar')))
-
-
-@pytest.mark.parametrize('family', ['classification', 'deeplabv3', 'detectron2', 'supernet', 'linear', 'learning'])
-def test_authors_file_by_checkpoint_path(family, files, mini, tmp_path):
-    checkpoint = {k: v for k, v in files[1][family].items() if k in ('state_dict', 'model')}  # no NumPy numbers
-    torch.save(checkpoint, tmp_path / 'file.pth')
-    weights = expected_weights(family, files, mini)
-    classes = 10 if 'fc.bias' in weights else 0
-    model = timm.create_model(
-        'pinas_mini', choices=PATH, num_classes=classes, checkpoint_path=str(tmp_path / 'file.pth')
-    )
-    same_weights(model, weights)
-    with pytest.raises((RuntimeError, ValueError), match=r'the path 30122103|Missing key|size mismatch'):
-        timm.create_model(
-            'pinas_mini', choices='3' * 8, num_classes=classes + 1, checkpoint_path=str(tmp_path / 'file.pth')
-        )
 
 
 def test_load_state_dict_stays_torchs(mini):
@@ -470,10 +446,6 @@ def test_open_model_with_a_checkpoint(files, folder, mini):
     headless = open_model('pinas_mini', checkpoint=files[0] / 'deeplabv3.pth.tar')
     assert headless.num_classes == 0
     assert 'label_names' not in headless.pretrained_cfg
-    linear = open_model('pinas_mini', checkpoint=files[0] / 'linear.pth.tar', choices=PATH)
-    same_weights(linear, expected_weights('linear', files, mini))
-    features = open_model('pinas_mini', checkpoint=path, model_args=dict(features_only=True, out_indices=(1, 4)))
-    same_weights(features, backbone_of(mini.state_dict()))
     same_weights(open_model('pinas_mini', checkpoint=folder / 'model.safetensors'), mini.state_dict())
 
 
@@ -499,7 +471,7 @@ def test_open_another_model_of_timm_with_a_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ('name', 'kwargs', 'error', 'match'),
     [
-        ('pinas_clss', {}, ValueError, "no model 'pinas_clss'; did you mean pinas_cls"),
+        ('pinas_clss', {}, ValueError, "no model 'pinas_clss', did you mean pinas_cls"),
         ('zzzzqqqq', {}, ValueError, "no model 'zzzzqqqq' .pinas-models list"),
         ('', {}, ValueError, "no model ''"),
         ('pinas_cls.nope', {}, ValueError, "pinas_cls has no tag 'nope'; it has in1k"),

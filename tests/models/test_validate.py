@@ -233,7 +233,7 @@ def test_split_is_a_sub_folder_and_mixed_splits_are_refused(
     assert row['top1'] == top(ranks['timm'], 1)
     assert row['data'].endswith('all:test')
     assert validate(home, tmp_path / 'all') == 2
-    assert 'has several folders of the class blue' in capsys.readouterr().err
+    assert 'has two folders of the class blue' in capsys.readouterr().err
     assert validate(home, tmp_path / 'all', '--split', 'val') == 2
     assert 'has no split val' in capsys.readouterr().err
 
@@ -458,7 +458,7 @@ def test_mistakes_end_with_one_line(home: Path, tmp_path: Path, capsys: pytest.C
     for data, options, message in (
         (tmp_path / 'nothing', (), 'nothing does not exist'),
         (tmp_path / 'empty', (), 'class folders must be there'),
-        (tmp_path / 'flat', (), 'has images outside of class folders'),
+        (tmp_path / 'flat', (), 'outside of class folders'),
         (tmp_path / 'no.tar', (), 'is no tar'),
         (tmp_path / 'empty.tar', (), 'class folders must be there'),
         (tmp_path / 'cut.tar', (), 'is not a whole tar'),

@@ -18,7 +18,8 @@ from scipy import stats
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
-from pinas_search.augment import (
+from pinas_search.config import ViewConfig
+from pinas_search.data.augment import (
     color_jitter,
     crop_boxes,
     crop_resize,
@@ -27,7 +28,6 @@ from pinas_search.augment import (
     normalize,
     photometric,
 )
-from pinas_search.config import ViewConfig
 
 ALPHA = 1e-6
 NOTHING = ViewConfig(jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0, flip_prob=0.0)

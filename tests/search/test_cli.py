@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
+from tables import all_paths
 
 import pinas_models  # noqa: F401 - registers the models
+from pinas_search.spaces import mini
 
 COMMAND = [sys.executable, '-m', 'pinas_search.cli']
 SMALL = [
@@ -35,6 +39,24 @@ SMALL = [
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+
+
+def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+    whole = [*COMMAND, 'run', '--config', 'digits', '--out', 'run', *arguments]
+    return subprocess.Popen(whole, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+    """Return as soon as a file is there, or the process has ended."""
+    while not file.exists() and process.poll() is None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.02)
+
+
+def assert_mistake(result: subprocess.CompletedProcess[str], message: str) -> None:
+    assert result.returncode == 2, result.stderr
+    assert message in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
 
 
 def figures(run: Path) -> dict[str, list[dict[str, object]]]:
@@ -71,57 +93,120 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(uninterrupted: Pat
     run = tmp_path / 'run'
     watched = ('learn/checkpoint.pt', 'linear/metrics.jsonl', 'search/journal.log', 'retrain/winner/checkpoint.pt')
     for name in watched:
-        process = subprocess.Popen(
-            [*COMMAND, 'run', '--config', 'digits', '--out', 'run', *SMALL],
-            cwd=tmp_path,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        while not (run / name).exists() and process.poll() is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(0.02)  # the kill comes as soon as the stage has begun to write
+        process = start(*SMALL, cwd=tmp_path)
+        wait_for(run / name, process)
         process.send_signal(signal.SIGKILL)
-        assert process.wait() == -signal.SIGKILL, f'the run ended before {name} was seen'
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL, f'the run ended before {name} was seen'
     result = command('run', '--config', 'digits', '--out', 'run', *SMALL, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert figures(run) == figures(uninterrupted)
 
 
-@pytest.mark.parametrize(
-    ('arguments', 'message'),
-    [
-        (['learn.epoch=2'], 'did you mean learn.epochs?'),
-        (['learn.epochs=two'], 'learn.epochs'),
-        (['learn.batch_size=0'], 'learn.batch_size is 0; it must be above 0'),
-        (['learn.method=pina'], 'did you mean pinas?'),
-        (['learn.options.queue=3'], 'unknown key learn.options.queue'),
-        (['learn.options.queue_size=1000'], 'not a multiple of the batch size 64: set it to 960'),
-        (['learn.batch_size=5000'], 'fewer than a batch of 5000'),
-        (['data.source=folder', 'data.root=nowhere'], 'nowhere'),
-        (['--config', 'digit'], 'did you mean digits?'),
-    ],
-)
-def test_a_wrong_input_gets_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
-    config = [] if '--config' in arguments else ['--config', 'digits']
-    result = command('learn', *config, *arguments, '--out', 'run', cwd=tmp_path)
-    assert result.returncode == 2
-    assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_interrupted_it_saves_first_and_ends_with_the_same_numbers(
+    uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    run = tmp_path / 'run'
+    for stage in ('learn', 'linear'):
+        never = [f'{name}.checkpoint_seconds=1000' for name in ('learn', 'linear')]  # only the signal can save
+        process = start(*SMALL, *never, cwd=tmp_path)
+        wait_for(run / stage / 'metrics.jsonl', process)
+        process.send_signal(number)
+        _, errors = process.communicate()
+        assert process.returncode == code, errors
+        assert errors.strip().splitlines()[-1] == 'pinas-search: interrupted; the same command goes on from here'
+        saved = torch.load(run / stage / 'checkpoint.pt', weights_only=True)['step']
+        assert saved == json.loads((run / stage / 'metrics.jsonl').read_text().splitlines()[-1])['step'] > 0
+    result = command('run', '--config', 'digits', '--out', 'run', *SMALL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert figures(run) == figures(uninterrupted)
+
+
+def test_a_second_process_on_the_same_directory_gets_one_line(tmp_path: Path) -> None:
+    run = tmp_path / 'run'
+    first = start(*SMALL, 'learn.epochs=1000', cwd=tmp_path)
+    wait_for(run / 'learn' / 'metrics.jsonl', first)
+    before = (run / 'config.yaml').read_bytes()
+    for seed in ('0', '7'):
+        arguments = ['run', '--config', 'digits', '--out', 'run', '--seed', seed, 'learn.epochs=1000']
+        assert_mistake(command(*arguments, cwd=tmp_path), 'run is in use by another process')
+    assert (run / 'config.yaml').read_bytes() == before
+    assert first.poll() is None
+    first.kill()
+    first.communicate()
+
+
+def test_a_finished_search_goes_on_when_more_candidates_are_asked_for(uninterrupted: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
+    before = figures(run)['search/candidates.jsonl']
+    arguments = ['search', '--config', 'digits', '--out', 'run', *SMALL]
+    assert 'search: finished before' in command(*arguments, cwd=tmp_path).stderr
+    result = command(*arguments, 'search.candidates=8', cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    after = figures(run)['search/candidates.jsonl']
+    assert len(after) == 8
+    assert after[:5] == before
+    assert_mistake(command(*arguments, cwd=tmp_path), 'search.candidates: 8 there, 5 here')
+
+
+def test_a_search_whose_limits_leave_few_networks_ends_well(uninterrupted: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
+    for stage in ('search', 'retrain', 'report'):
+        shutil.rmtree(run / stage)
+    costs = mini().costs(all_paths(mini()))
+    limit = int(np.sort(costs['params'])[2])
+    count = int((costs['params'] <= limit).sum())
+    assert count < 5
+    arguments = ['search', '--config', 'digits', '--out', 'run', *SMALL, f'search.limits.params={limit}']
+    for message in (f'search: ends with {count} candidates', 'search: finished before'):
+        result = command(*arguments, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert message in result.stderr
+    scored = figures(run)['search/candidates.jsonl']
+    assert len({c['path'] for c in scored}) == len(scored) == count
+    assert max(c['params'] for c in scored) == limit
+
+
+MISTAKES = [
+    (['learn.epoch=2'], 'did you mean learn.epochs?'),
+    (['learn.epochs=two'], 'learn.epochs'),
+    (['learn.batch_size=0'], 'learn.batch_size is 0; it must be above 0'),
+    (['learn.method=pina'], 'did you mean pinas?'),
+    (['learn.options.queue=3'], 'unknown key learn.options.queue'),
+    (['learn.options.queue_size=1000'], 'not a multiple of the batch size 64: set it to 960'),
+    (['learn.batch_size=5000'], 'learn.batch_size is 5000, but there are 937 training images'),
+    (['retrain.batch_size=5000'], 'retrain.batch_size is 5000, but there are 1437 training images'),
+    (['space=minni'], 'did you mean mini?'),
+    (['search.strategy=optuna:TPE'], 'did you mean TPESampler?'),
+    (['search.scorer=cost:flops'], "mini has no cost 'flops', it has params, macs"),
+    (['search.limits.params=5'], 'search.limits.params is 5.0, but the cheapest network of mini has'),
+    (['data.source=folder', 'data.root=nowhere'], 'nowhere'),
+    (['--config', 'digit'], 'did you mean digits?'),
+]
+
+
+def test_every_mistake_gets_one_line_before_anything_is_written(tmp_path: Path) -> None:
+    """Those that ``check`` finds, all in one process after the other, as a user makes them."""
+    for arguments, message in MISTAKES:
+        config = [] if '--config' in arguments else ['--config', 'digits']
+        assert_mistake(command('check', *config, *arguments, '--out', 'run', cwd=tmp_path), message)
+    good = command('check', '--config', 'digits', '--out', 'run', cwd=tmp_path)
+    assert (good.returncode, good.stdout) == (0, 'nothing to object: mini with 65,536 networks, 10 classes\n')
+    # The stages look at the same things before they write.
+    assert_mistake(
+        command('learn', '--config', 'digits', *MISTAKES[6][0], '--out', 'run', cwd=tmp_path), MISTAKES[6][1]
+    )
+    assert list(tmp_path.iterdir()) == []
+    missing = command('search', '--config', 'digits', '--out', 'run', cwd=tmp_path)
+    assert_mistake(missing, 'run the stage learn first')
 
 
 def test_a_directory_of_another_configuration_is_refused_with_the_difference(uninterrupted: Path) -> None:
     before = figures(uninterrupted)
     arguments = ['run', '--config', 'digits', '--out', 'run', *SMALL, '--seed', '7']
-    result = command(*arguments, cwd=uninterrupted.parent)
-    assert result.returncode == 2
-    assert 'seed: 0 there, 7 here' in result.stderr
+    assert_mistake(command(*arguments, cwd=uninterrupted.parent), 'seed: 0 there, 7 here')
     assert figures(uninterrupted) == before
-
-
-def test_a_stage_names_the_stage_that_it_needs(tmp_path: Path) -> None:
-    result = command('search', '--config', 'digits', '--out', 'run', cwd=tmp_path)
-    assert result.returncode == 2
-    assert 'run the stage learn first' in result.stderr
 
 
 @pytest.mark.parametrize('name', ['digits', 'cifar10', 'cifar10-spos', 'imagenet1k'])

@@ -1,16 +1,18 @@
-"""Supernet, Π-NAS step, BN recalibration: against the authors' numbers; SPOS and a toy method by behaviour."""
+"""Supernet, Π-NAS step, BN recalibration: against the authors' numbers; SPOS and the switches by formula."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import assert_close, assert_features, filled_state_dict, load_fixture, make_input
 
 from pinas_search.config import LearnConfig
-from pinas_search.methods import Spos, SupernetPi, create_method
+from pinas_search.methods import Spos, SupernetPi
+from pinas_search.plugins import find_plugin
 from pinas_search.recalibrate import recalibrate_bn
 from pinas_search.spaces import mini, resnest50
 from pinas_search.supernets import ResNeStSupernet
@@ -203,12 +205,49 @@ class TestSwitches:
         measured = {name: float(self.weight(method, name)) for name in moves}
         assert measured == pytest.approx(moves, abs=1e-3)
 
-    def test_cross_path_and_negatives_change_the_loss(self) -> None:
-        default = self.loss_and_teacher()[0]
-        assert not torch.isclose(default, self.loss_and_teacher(cross_path=False)[0])
-        loss, method = self.loss_and_teacher(negatives=False)
-        assert not torch.isclose(default, loss)
-        assert int(method.queue_ptr) == 0
+    @pytest.mark.parametrize(
+        'options',
+        [
+            {},
+            {'cross_path': False},
+            {'temperature': 1.0},
+            {'negatives': False},
+            {'negatives': False, 'cross_path': False},
+        ],
+        ids=str,
+    )
+    def test_loss_is_the_formula(self, options: dict) -> None:
+        """The loss and the queue, image by image, from the embeddings that the two encoders give."""
+        torch.manual_seed(3)
+        cross_path, negatives = options.get('cross_path', True), options.get('negatives', True)
+        method = SupernetPi(ResNeStSupernet(mini()), queue_size=8, momentum=0.9, **options).double()
+        with torch.no_grad():
+            for p in method.encoder_q.parameters():
+                p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
+        outputs, queue = {}, method.queue.clone()
+        for name in ('q', 'k'):
+            getattr(method, f'encoder_{name}')[1].register_forward_hook(
+                lambda module, args, z, name=name: outputs.setdefault(name, []).append(z.detach())
+            )
+        loss = method.training_step(views().double(), (PATH, OTHER)).item()
+        (q0, q1), (k0, k1) = ([z.numpy() for z in outputs[name]] for name in ('q', 'k'))
+        if negatives:
+            q0, q1, k0, k1 = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (q0, q1, k0, k1))
+        expected = 0.0
+        for q, k in [(q0, k1), (q1, k0)] if cross_path else [(q0, k0), (q1, k1)]:
+            if not negatives:
+                expected += ((q - k) ** 2).mean()
+                continue
+            for i in range(4):
+                others = [q[i] @ queue[:, j].numpy() for j in range(8)]
+                logits = np.array([q[i] @ k[i], *others]) / options.get('temperature', 0.2)
+                expected += (np.log(np.exp(logits).sum()) - logits[0]) / 4
+        assert loss == pytest.approx(expected, rel=1e-10)
+        after = queue.clone()
+        if negatives:
+            after[:, :4] = torch.from_numpy((k0 + k1) / 2).T
+        torch.testing.assert_close(method.queue, after, rtol=0, atol=1e-12)
+        assert int(method.queue_ptr) == (4 if negatives else 0)
 
     def test_queue_norms(self) -> None:
         assert (self.loss_and_teacher()[1].queue[:, :4].norm(dim=0) < 0.9999).all()
@@ -246,20 +285,28 @@ class TestSwitches:
             method.load_authors_state_dict(state)
 
 
-@pytest.mark.parametrize(('name', 'options'), [('spos', {'label_smoothing': 0.0}), ('toy_method', {'weight': 2.0})])
-def test_other_methods_have_the_same_verbs(supernet: ResNeStSupernet, name: str, options: dict) -> None:
-    method = create_method(LearnConfig(method=name, options=options), supernet, 10)
-    paths = method.sample_paths(torch.Generator().manual_seed(1))
-    loss = method.training_step(views(method.num_views), paths, torch.arange(4))
+def test_spos_is_cross_entropy_on_a_path_with_labels(supernet: ResNeStSupernet) -> None:
+    plugin = find_plugin('method', 'spos', {'label_smoothing': 0.0})
+    method = plugin.create(supernet, plugin.options, 10)
+    (path,) = method.sample_paths(torch.Generator().manual_seed(1))
+    loss = method.training_step(views(1), (path,), torch.arange(4))
     loss.backward()
-    assert method.supernet.get_parameter(f'layer1.0.{paths[0][0]}.bn3.weight').grad is not None
-    if name == 'spos':
-        logits = method.scoring_head()(supernet(views(1)[0], paths[0]).mean((2, 3)))
-        torch.testing.assert_close(loss, torch.nn.functional.cross_entropy(logits, torch.arange(4)))
-    with pytest.raises(ValueError, match=r'unknown key learn\.options\.wait'):
-        create_method(LearnConfig(method=name, options={'wait': 1}), supernet, 10)
-
-
-def test_spos_needs_labels(supernet: ResNeStSupernet) -> None:
+    assert all((p.grad is not None) == (p in on_path(supernet, path)) for p in supernet.parameters())
+    classifier = method.artifacts()['classifier']
+    logits = classifier(supernet(views(1)[0], path).mean((2, 3)))
+    torch.testing.assert_close(loss, F.cross_entropy(logits, torch.arange(4)))
+    norms_and_biases = {p for m in (supernet, classifier) for p in m.parameters() if p.ndim == 1}
+    undecayed = {
+        p
+        for g in method.optimizers(LearnConfig())['weights'].param_groups
+        if not g['weight_decay']
+        for p in g['params']
+    }
+    assert undecayed == norms_and_biases
     with pytest.raises(ValueError, match='learns from labels'):
-        Spos(supernet, 10).training_step(views(1), (PATH,))
+        Spos(supernet, 10).training_step(views(1), (path,))
+
+
+def on_path(supernet: ResNeStSupernet, path: tuple[int, ...]) -> set[torch.nn.Parameter]:
+    modules = [*supernet.path_modules(path), *supernet.shared_modules()]
+    return {p for module in modules for p in module.parameters()}

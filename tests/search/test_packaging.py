@@ -17,9 +17,7 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     site = tmp_path / 'site'
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(site)
-    code = (
-        'from pinas_search.configuration import *; print(*builtin_configs()); print(parse_config(["digits"], []).space)'
-    )
+    code = 'from pinas_search.config import *; print(*builtin_configs()); print(parse_config(["digits"], []).space)'
     code = f'import pinas_search; assert pinas_search.__file__.startswith({str(site)!r}); {code}'
     result = subprocess.run(
         [sys.executable, '-c', code], env={'PYTHONPATH': str(site)}, capture_output=True, text=True, check=True

@@ -1,20 +1,32 @@
 """The report of a run directory: complete, honest, self-contained, and the same bytes every time."""
 
+import itertools
 import json
 import math
 import random
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import kendalltau
+from tables import TableSpace
 
 from pinas_search.report import write_report
-from pinas_search.spaces import Cost, CostTable, Space, mini, resnest50
+from pinas_search.report.collect import collect
+from pinas_search.report.summary import _tau, standard_error, summarize
+from pinas_search.scoring import pack
+from pinas_search.scoring.comparison import compare, place_among
+from pinas_search.spaces import Space, mini, resnest50
 
 FIGURES = {'winner', 'learning', 'linear', 'candidates', 'scores', 'costs', 'choices', 'retraining', 'time'}
 HOSTILE = '<script>alert("x")</script><img src="https://evil.example/x.png" onerror=alert(1)> & $\\frac{'
@@ -113,7 +125,7 @@ def make_run(run_dir: Path, space: Space, candidates: int = 60, randoms: int = 2
     write_done(run_dir, 'linear', 91.0)
     scored = make_candidates(space, candidates)
     write_lines(run_dir / 'search' / 'candidates.jsonl', scored)
-    winner = max(scored, key=lambda c: (c['score'], -c['macs'], -c['number']))
+    winner = max(scored, key=lambda c: (c['score'], -c['number']))
     summary = {
         'path': winner['path'],
         'score': winner['score'],
@@ -298,7 +310,8 @@ def test_winner_and_its_numbers_are_shown(finished, space):
         f'{100 * winner["score"]:.2f}%',
         '96.11%',
         '94.69% (mean of 2)',  # of 94.44 and 94.94
-        'The winner is 1.42 points above the mean of 2 random paths and beats 2 of 2',
+        'Among the winner and 2 random paths the winner has rank 1 of 3',
+        'at least this good with a probability of 0.33 : this run does not show',
         f'{cost.params / 1e3:.2f}\N{NO-BREAK SPACE}k',
         f'{cost.macs / 1e6:.2f}\N{NO-BREAK SPACE}M',
         'pinas-search search --config digits --out runs/demo',
@@ -316,7 +329,7 @@ def test_winner_and_its_numbers_are_shown(finished, space):
 def test_best_ten_are_listed_in_order(finished):
     run_dir, winner, page = finished
     lines = (run_dir / 'search' / 'candidates.jsonl').read_text().splitlines()
-    ranked = sorted(map(json.loads, lines), key=lambda c: (-c['score'], c['macs'], c['number']))
+    ranked = sorted(map(json.loads, lines), key=lambda c: (-c['score'], c['number']))
     assert ranked[0] == winner
     table = page.text[page.text.index('Behind the best') : page.text.index('Does it hold?')]
     assert re.findall(r'\b[0-3]{8}\b', table) == [c['path'] for c in ranked[:10]]
@@ -381,7 +394,7 @@ def test_unfinished_search_and_retraining(tmp_path, space):
     assert 'The search has not finished: the winner shown here is the best candidate so far' in text
     assert winner['path'] in text
     assert 'The stage retrain has not finished' in text
-    assert 'one random path and beats 1 of 1' in text
+    assert 'Among the winner and 1 random path the winner has rank 1 of 2' in text
     assert 'There is no config.yaml' in text
     assert '00:09:00' in text  # three networks, 180 seconds each so far
 
@@ -459,7 +472,7 @@ def test_damage_elsewhere_is_reported_with_its_place(tmp_path, space):
 
 def test_path_of_another_space_is_refused(tmp_path, space):
     make_run(tmp_path, space)
-    with pytest.raises(ValueError, match='not one of the space resnest50: choices has 8 positions'):
+    with pytest.raises(ValueError, match='not one of the space resnest50: a path of resnest50 has 16 choices, got 8'):
         write_report(tmp_path, resnest50())
 
 
@@ -517,69 +530,129 @@ def test_other_doubts_are_warnings(tmp_path, space):
     assert f'Warning: The retrained network called winner has the path {other}' in page.text
     assert 'Warning: There are no test images' in page.text
     assert 'has not been retrained' in page.text  # the accuracy of another network is not the winner's
-    assert 'above the mean' not in page.text
+    assert 'the winner has rank' not in page.text
 
 
-def test_difference_within_noise_is_called_so(tmp_path, space):
-    make_run(tmp_path, space)
-    # √(.9611·.0389/360 + (.9444·.0556 + .9494·.0506)/360/4) = 1.32 points, and the difference is 1.42.
-    expected = math.sqrt((0.9611 * 0.0389 + (0.9444 * 0.0556 + 0.9494 * 0.0506) / 4) / 360)
-    text = report_page(tmp_path, space).text
-    assert (
-        f'The standard error of that difference, from the number of images alone, is {100 * expected:.2f} points'
-        in text
+def record_images(run_dir, network, right):
+    """Write which of the test images a network has right."""
+    bits = pack(torch.tensor(right))
+    edit(
+        run_dir / 'retrain' / network / 'result.json', correct=bits, accuracy=sum(right) / len(right), images=len(right)
     )
-    assert 'does not show that the winner is better than a random path' in text
-    for network in ('winner', 'random-0', 'random-1'):
-        edit(tmp_path / 'retrain' / network / 'result.json', images=50000)
-    assert 'does not show' not in report_page(tmp_path, space).text.replace('does and does not show', '')
 
 
-def test_tau_needs_three_scored_networks(tmp_path, space):
-    make_run(tmp_path, space, randoms=1)
-    assert "Kendall's τ" not in report_page(tmp_path, space).text
-
-
-def test_tau_is_shown_with_its_chance_level(tmp_path, space):
-    make_run(tmp_path, space, randoms=3)
-    lines = [json.loads(line) for line in (tmp_path / 'search' / 'candidates.jsonl').read_text().splitlines()]
-    # Random paths 0, 1, 2 are candidates 0, 1, 2 and end with rising accuracies; the winner is above them.
-    for line, score in zip(lines, (0.83, 0.81, 0.82), strict=False):
-        line['score'] = score
-    write_lines(tmp_path / 'search' / 'candidates.jsonl', lines)
+def test_the_winner_is_ranked_among_random_paths_on_the_same_images(tmp_path, space):
+    make_run(tmp_path, space)
+    # Of 20 images the winner has 16 right: 9 that random-0 has wrong, and random-0 has 1 that the winner has wrong.
+    record_images(tmp_path, 'winner', [True] * 16 + [False] * 4)
+    record_images(tmp_path, 'random-0', [True] * 7 + [False] * 9 + [True] + [False] * 3)
+    record_images(tmp_path, 'random-1', [True] * 16 + [False] * 4)
     text = report_page(tmp_path, space).text
-    # Of six pairs two are in the wrong order, (0, 1) and (0, 2): τ = (4 - 2) / 6.
-    assert 'accuracy after retraining is +0.33 (n = 4;' in text
-    assert 'standard deviation of 0.49' in text
-    assert 'so few networks show nothing' in text
-    # A network that is trained twice, or that the search has not scored, does not count.
-    edit(tmp_path / 'retrain' / 'random-1' / 'result.json', path=lines[0]['path'])
-    unseen = next(p for p in ('00000000', '11111111', '22222222', '33333333') if p not in {c['path'] for c in lines})
-    edit(tmp_path / 'retrain' / 'random-2' / 'result.json', path=unseen)
+    # Two of the three are as good as the winner, itself included; 2 of 3 random choices would do as well.
+    assert 'Among the winner and 2 random paths the winner has rank 1 to 2 (equal accuracies) of 3' in text
+    assert 'with a probability of 0.67 : this run does not show that the search is better than chance' in text
+    # Binomial, 10 trials: p = 2 (1 + 10) / 1024 = .0215.
+    assert 'random-0 has 1 right that the winner has wrong and 9 the other way round (McNemar, p = 0.02)' in text
+    assert 'random-1 has 0 right that the winner has wrong and 0 the other way round (McNemar, p = 1.00)' in text
+
+
+def test_candidates_are_compared_with_the_best_on_the_same_images(tmp_path, space):
+    make_run(tmp_path, space, candidates=3, randoms=0)
+    file = tmp_path / 'search' / 'candidates.jsonl'
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    for line, right in zip(lines, ([True] * 30, [True] * 29 + [False], [True] * 20 + [False] * 10), strict=True):
+        line.update(correct=pack(torch.tensor(right)), score=sum(right) / 30)
+    write_lines(file, lines)
+    edit(tmp_path / 'search' / 'result.json', path=lines[0]['path'], score=1.0)
+    text = report_page(tmp_path, space).text
+    assert 'a paired test (McNemar, 5 %) cannot tell 1 of the 2 others from the best' in text
+    assert '10.00' not in text.replace('100.00', '')
+    assert re.search(r'96\.67% 3\.33 1\.00', text)  # behind the best by one image: p = 1
+    assert re.search(r'66\.67% 33\.33 0\.00', text)  # by ten: p = 2 / 1024
+
+
+def retrained(run_dir, scores, accuracies):
+    """Give the retrained networks, the winner first, scores and accuracies."""
+    names = ['winner', *(f'random-{i}' for i in range(len(scores) - 1))]
+    for name, score, accuracy in zip(names, scores, accuracies, strict=True):
+        edit(run_dir / 'retrain' / name / 'result.json', score=score, accuracy=accuracy)
+
+
+def test_tau_needs_five_networks_that_have_both(tmp_path, space):
+    make_run(tmp_path, space, randoms=4)
+    assert "Kendall's τ" in report_page(tmp_path, space).text
+    # A network that is trained twice does not count twice.
+    twice = json.loads((tmp_path / 'retrain' / 'random-0' / 'result.json').read_text())['path']
+    edit(tmp_path / 'retrain' / 'random-1' / 'result.json', path=twice)
     assert "Kendall's τ" not in report_page(tmp_path, space).text
 
 
-def test_statistics_equal_known_values():
-    from pinas_search.report.summary import chance_deviation, standard_error
+def test_tau_is_shown_with_its_interval_and_its_chance(tmp_path, space):
+    make_run(tmp_path, space, randoms=4)
+    scores, accuracies = (0.9, 0.83, 0.81, 0.82, 0.84), (0.97, 0.92, 0.93, 0.94, 0.95)
+    retrained(tmp_path, scores, accuracies)
+    record = summarize(collect(tmp_path, space), space).agreement
+    # Of ten pairs two are in the wrong order, those of 0.83 with 0.81 and 0.82: τ = (8 - 2) / 10.
+    assert (record.n, record.score.value) == (5, pytest.approx(0.6))
+    assert -1 <= record.score.low < 0.6 < record.score.high <= 1
+    as_large = [kendalltau(order, accuracies).statistic >= 0.6 - 1e-9 for order in itertools.permutations(scores)]
+    # 2000 random permutations of 120: five standard deviations of that share are 0.036.
+    assert record.chance == pytest.approx(np.mean(as_large), abs=0.036)
+    text = report_page(tmp_path, space).text
+    assert 'accuracy after retraining is +0.60 (' in text
+    assert f'A random order does as well with a probability of {record.chance:.2f}' in text
+    assert 'with fewer than 50 networks such figures are rough' in text
+    retrained(tmp_path, (0.9,) * 5, accuracies)
+    assert 'accuracy after retraining is +0.00 (all equal)' in report_page(tmp_path, space).text
+    assert summarize(collect(tmp_path, space), space).agreement.chance == 1.0  # every order ties
 
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=2, max_size=12))
+def test_tau_is_scipys(pairs):
+    x, y = np.array(pairs).T
+    expected = kendalltau(x, y).statistic
+    assert _tau(np.stack([x, -x]), np.stack([y, y])) == pytest.approx(
+        [0.0] * 2 if np.isnan(expected) else [expected, -expected]
+    )
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_paired_comparison_is_mcnemars_exact_test(images):
+    first, second = np.array(images).T
+    paired = compare(first, second)
+    gained, lost = sum(a and not b for a, b in images), sum(b and not a for a, b in images)
+    assert (paired.gained, paired.lost) == (gained, lost)
+    assert paired.difference == pytest.approx(first.mean() - second.mean())
+    # Each image on which they differ falls to either side like a coin.
+    n, tail = gained + lost, min(gained, lost)
+    assert paired.p_value == pytest.approx(min(1, 2 * sum(math.comb(n, i) for i in range(tail + 1)) / 2**n))
+    assert compare(second, first) == replace(paired, gained=lost, lost=gained, difference=-paired.difference)
+
+
+def test_paired_comparison_needs_the_same_images():
+    with pytest.raises(ValueError, match='needs the same images, got 3 and 4'):
+        compare(np.ones(3, bool), np.ones(4, bool))
+
+
+@given(st.integers(0, 3), st.lists(st.integers(0, 3), max_size=5))
+def test_place_is_what_permutations_of_all_values_say(value, others):
+    place = place_among(value, others)
+    ranked = sorted([value, *others], reverse=True)
+    ranks = [i for i, other in enumerate(ranked, start=1) if other == value]
+    assert (place.best, place.worst, place.count) == (ranks[0], ranks[-1], 1 + len(others))
+    first = [order[0] >= value for order in itertools.permutations([value, *others])]
+    assert place.chance == pytest.approx(np.mean(first))
+
+
+def test_standard_error_is_the_binomial_one():
     assert standard_error(0.5, 100) == 0.05
-    # Three items: of the six orders τ is 1 once, 1/3 twice, -1/3 twice, -1 once.
-    assert chance_deviation(3) == pytest.approx(math.sqrt((2 * 1 + 4 / 9) / 6))
 
 
 def test_space_without_stages_is_drawn_too(tmp_path):
-    import numpy as np
-
-    class Plain(Space):
-        name = 'plain'
-        num_choices = (5, 3, 5, 2)
-
-        def _measure_costs(self):
-            return CostTable(Cost(100, 1000), np.arange(20).reshape(4, 5), np.arange(20).reshape(4, 5))
-
-    make_run(tmp_path, Plain(), candidates=40)
-    page = report_page(tmp_path, Plain())
-    assert 'one of 5 blocks at each of 4 positions' in page.text
+    plain = TableSpace('plain', (5, 3, 5, 2), *(np.arange(20).reshape(4, 5),) * 2, fixed=(100, 1000))
+    make_run(tmp_path, plain, candidates=40)
+    page = report_page(tmp_path, plain)
+    assert 'one of 5 operations at each of 4 positions' in page.text
     assert '2s1x64d' not in page.text
     assert_loads_nothing(page)
 

@@ -1,29 +1,23 @@
 """Search spaces: their cost tables equal counts on real networks, and sampling is uniform."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2
+from tables import TableSpace, all_paths
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinas_models import PINAS_CLS, PINAS_TRANS, RESNEST50
-from pinas_search.spaces import Cost, CostTable, Limits, Space, mini, resnest50
+from pinas_search.spaces import Cost, Limits, mini, resnest50
 
 
-class Ragged(Space):
+def ragged():
     """A space of 2 * 3 * 5 networks with made-up costs."""
-
-    name = 'ragged'
-    num_choices = (2, 3, 5)
-
-    def _measure_costs(self):
-        params = np.array([[10, 30, 0, 0, 0], [7, 5, 6, 0, 0], [100, 90, 80, 70, 60]])
-        macs = np.array([[1, 2, 0, 0, 0], [3, 4, 5, 0, 0], [6, 7, 8, 9, 10]])
-        return CostTable(Cost(params=1000, macs=500), params, macs)
+    params = [[10, 30, 0, 0, 0], [7, 5, 6, 0, 0], [100, 90, 80, 70, 60]]
+    macs = [[1, 2, 0, 0, 0], [3, 4, 5, 0, 0], [6, 7, 8, 9, 10]]
+    return TableSpace('ragged', (2, 3, 5), params, macs, fixed=(1000, 500))
 
 
 @pytest.fixture(scope='module')
@@ -90,19 +84,19 @@ def test_costs_follow_image_size_and_classes(image_size, num_classes):
 def test_costs_of_many_paths_equal_the_costs_of_each(mini_space):
     rng = generator(0)
     paths = [mini_space.sample(rng) for _ in range(50)]
-    params, macs = mini_space.costs(np.array(paths))
-    assert params.dtype == macs.dtype == np.int64
-    assert [Cost(p, m) for p, m in zip(params.tolist(), macs.tolist(), strict=True)] == [
-        mini_space.cost(path) for path in paths
-    ]
+    costs = mini_space.costs(np.array(paths))
+    assert tuple(costs) == mini_space.cost_names == ('params', 'macs')
+    assert {table.dtype for table in costs.values()} == {np.dtype(np.int64)}
+    rows = zip(costs['params'].tolist(), costs['macs'].tolist(), strict=True)
+    assert [Cost(*row) for row in rows] == [mini_space.cost(path) for path in paths]
 
 
 def test_costs_of_a_space_with_different_numbers_of_choices():
-    assert Ragged().cost((1, 0, 4)) == Cost(params=1000 + 30 + 7 + 60, macs=500 + 2 + 3 + 10)
+    assert ragged().cost((1, 0, 4)) == Cost(params=1000 + 30 + 7 + 60, macs=500 + 2 + 3 + 10)
 
 
 def test_cost_refuses_a_path_of_another_space(mini_space):
-    with pytest.raises(ValueError, match='choices has 16 positions, this network has 8'):
+    with pytest.raises(ValueError, match='a path of mini has 8 choices, got 16'):
         mini_space.cost(PINAS_CLS)
 
 
@@ -112,7 +106,7 @@ def test_cost_refuses_a_path_of_another_space(mini_space):
 def test_sizes(mini_space, large_space):
     assert (mini_space.num_positions, mini_space.num_choices, mini_space.size) == (8, (4,) * 8, 65_536)
     assert (large_space.num_positions, large_space.num_choices, large_space.size) == (16, (4,) * 16, 4_294_967_296)
-    assert Ragged().size == 2 * 3 * 5
+    assert ragged().size == 2 * 3 * 5
 
 
 def test_block_names_are_modules_of_the_network(mini_space, large_space):
@@ -144,7 +138,7 @@ def test_build_refuses_a_path_of_another_space(mini_space):
 
 def test_samples_are_uniform():
     """A correct sampler fails for two seeds in a million per space (chi-square of joint cells, both tails)."""
-    for space in (Ragged(), mini(image_size=32)):
+    for space in (ragged(), mini(image_size=32)):
         rng = generator(20_211_010)
         draws = np.array([space.sample(rng) for _ in range(6000)])
         pairs = [(a, a + 1) for a in range(space.num_positions - 1)]
@@ -163,7 +157,7 @@ def test_samples_are_uniform():
 
 def test_all_networks_of_a_small_space_are_drawn_equally():
     """A correct sampler fails for one seed in a million."""
-    space, rng = Ragged(), generator(5)
+    space, rng = ragged(), generator(5)
     draws = [space.sample(rng) for _ in range(6000)]
     counts = np.array([draws.count(path) for path in set(draws)])
     assert len(counts) == space.size
@@ -209,17 +203,17 @@ def test_encode_takes_arrays(mini_space):
 @pytest.mark.parametrize(
     ('path', 'message'),
     [
-        ((0, 1), 'choices has 2 positions, this network has 3'),
-        ((0, 1, 5), r'choices\[2\] is 5; a choice is an integer 0\.\.4'),
+        ((0, 1), 'a path of ragged has 3 choices, got 2'),
+        ((0, 1, 5), r'choices\[2\] is 5; position 2 of ragged allows 0\.\.4'),
         ((0, 3, 1), r'choices\[1\] is 3; position 1 of ragged allows 0\.\.2'),
         ((2, 0, 0), r'choices\[0\] is 2; position 0 of ragged allows 0\.\.1'),
         ((0, 0.0, 0), r'choices\[1\] is 0\.0'),
         ((True, 0, 0), r'choices\[0\] is True'),
-        (7, 'choices must be a string of 3 digits or a sequence of 3 integers, got int 7'),
+        (7, 'a path of ragged is a string of 3 digits or as many integers, got 7'),
     ],
 )
 def test_wrong_path_names_the_position_and_what_is_allowed(path, message):
-    for function in (Ragged().validate, Ragged().encode, Ragged().cost):
+    for function in (ragged().validate, ragged().encode, ragged().cost):
         with pytest.raises(ValueError, match=message):
             function(path)
 
@@ -227,58 +221,60 @@ def test_wrong_path_names_the_position_and_what_is_allowed(path, message):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('0a1', r"choices\[1\] is 'a'"),
+        ('0a1', "a path of ragged is written as 3 digits, got '0a1'"),
         ('031', r'choices\[1\] is 3; position 1 of ragged allows 0\.\.2'),
-        ('0111', 'choices has 4 positions, this network has 3'),
-        ('', 'choices has 0 positions, this network has 3'),
+        ('0111', 'a path of ragged has 3 choices, got 4'),
+        ('', "a path of ragged is written as 3 digits, got ''"),
     ],
 )
 def test_wrong_string_names_the_position_and_what_is_allowed(text, message):
     with pytest.raises(ValueError, match=message):
-        Ragged().decode(text)
+        ragged().decode(text)
 
 
 # Limits
 
 
-def all_paths(space):
-    return np.array(list(np.ndindex(*space.num_choices)))
-
-
 @pytest.mark.parametrize(
-    'limits', [Limits(), Limits(max_params=1110), Limits(max_macs=512), Limits(max_params=1110, max_macs=513)], ids=str
+    'largest', [{}, {'params': 1110}, {'macs': 512}, {'params': 1110, 'macs': 513}], ids=lambda d: str(Limits(d))
 )
-def test_limits_allow_what_costs_no_more(limits):
-    space = Ragged()
+def test_limits_allow_what_costs_no_more(largest):
+    space, limits = ragged(), Limits(largest)
     paths = all_paths(space)
     allowed = limits.allow(space, paths)
-    expected = [
-        space.cost(path).params <= (limits.max_params or math.inf)
-        and space.cost(path).macs <= (limits.max_macs or math.inf)
-        for path in paths
-    ]
+    costs = [vars(space.cost(path)) for path in paths]
+    expected = [all(cost[name] <= value for name, value in largest.items()) for cost in costs]
     assert allowed.dtype == bool
     assert allowed.tolist() == expected
     assert any(expected)  # and, with a limit, not all
-    assert all(expected) == (limits == Limits())
+    assert all(expected) == (not limits)
 
 
 def test_a_network_at_the_limit_is_allowed(mini_space):
-    path = (3, 0, 1, 2, 3, 2, 1, 0)
-    cost = mini_space.cost(path)
-    paths = np.array([path])
-    assert Limits(cost.params, cost.macs).allow(mini_space, paths).tolist() == [True]
-    assert Limits(max_params=cost.params - 1).allow(mini_space, paths).tolist() == [False]
-    assert Limits(max_macs=cost.macs - 1).allow(mini_space, paths).tolist() == [False]
+    paths = np.array([(3, 0, 1, 2, 3, 2, 1, 0)])
+    cost = vars(mini_space.cost(paths[0]))
+    assert Limits(cost).allow(mini_space, paths).tolist() == [True]
+    for name, value in cost.items():
+        assert Limits({name: value - 1}).allow(mini_space, paths).tolist() == [False]
 
 
-@pytest.mark.parametrize('space', [Ragged(), mini()], ids=lambda space: space.name)
+@pytest.mark.parametrize('space', [ragged(), mini()], ids=lambda space: space.name)
 def test_infeasible_limit_names_the_limit_and_the_cheapest_network(space):
-    params, macs = space.costs(all_paths(space))
-    least = dict(max_params=int(params.min()), max_macs=int(macs.min()))
-    Limits(**least).check(space)
+    least = {name: int(values.min()) for name, values in space.costs(all_paths(space)).items()}
+    Limits(least).check(space)
     Limits().check(space)
     for name, value in least.items():
         message = f'{name} is {value - 1:,}, but the cheapest network of {space.name} has {value:,}'
         with pytest.raises(ValueError, match=message):
-            Limits(**{name: value - 1}).check(space)
+            Limits({name: value - 1}).check(space)
+    with pytest.raises(ValueError, match=rf'limits\.flops: {space.name} has no such cost; its costs are params, macs'):
+        Limits({'flops': 1}).check(space)
+
+
+def test_a_description_names_every_position_and_choice(large_space):
+    text = large_space.describe()
+    assert text.positions == large_space.block_names
+    assert [len(group.positions) for group in text.groups] == [3, 4, 6, 3]
+    assert sum((group.positions for group in text.groups), ()) == tuple(range(16))
+    assert [choice.name for choice in text.choices] == ['1s1x64d', '2s1x64d', '1s2x42d', '2s2x40d']
+    assert all(choice.meaning for choice in text.choices)

@@ -1,12 +1,13 @@
 """Strategies: never twice, within the limits, deterministic, exhaustible; LaNAS as described, better than random."""
 
 import itertools
+import json
 import math
+import re
 import subprocess
 import sys
 import warnings
 from collections import Counter
-from functools import partial
 
 import numpy as np
 import optuna
@@ -16,37 +17,25 @@ from hypothesis import strategies as st
 from scipy.stats import chi2, rankdata
 from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
+from tables import all_paths as all_rows
+from tables import toy
 
-from pinas_search.spaces import Cost, CostTable, Limits, Space
-from pinas_search.strategies import LaNAS, LaNASOptions, RandomStrategy, SpaceExhaustedError, Strategy, create_strategy
-from pinas_search.strategies.lanas import Node, ucb
-from pinas_search.strategies.optuna_sampler import OptunaStrategy, sampler_names
+from pinas_search.plugins import find_plugin
+from pinas_search.spaces import Limits
+from pinas_search.strategies import LaNAS, Observation, Proposer, RandomStrategy, SpaceExhaustedError, Strategy
+from pinas_search.strategies.lanas import Node, Options, ucb
+from pinas_search.strategies.optuna import OptunaStrategy, sampler_names
 
 NAMES = ['lanas', 'random', 'optuna:TPESampler', 'optuna:NSGAIISampler']
-SMALL = LaNASOptions(initial=8, selects=3, min_leaf=2)  # so that trees grow in tests of a few steps
-
-
-class Toy(Space):
-    """A space with made-up costs, different at each position and choice."""
-
-    name = 'toy'
-
-    def __init__(self, *num_choices):
-        self.num_choices = num_choices
-
-    def _measure_costs(self):
-        rng = np.random.default_rng(0)
-        exists = np.arange(max(self.num_choices)) < np.array(self.num_choices)[:, None]
-        params, macs = (rng.integers(1, 100, size=exists.shape) * exists for _ in range(2))
-        return CostTable(Cost(params=100, macs=200), params, macs)
+SMALL = dict(initial=8, selects=3, min_leaf=2)  # so that trees grow in tests of a few steps
 
 
 def paper_space():
-    return Toy(*(4,) * 16)
+    return toy(*(4,) * 16)
 
 
 def all_paths(space, limits=None):
-    paths = np.array(list(np.ndindex(*space.num_choices)))
+    paths = all_rows(space)
     return set(map(tuple, paths[(limits or Limits()).allow(space, paths)].tolist()))
 
 
@@ -54,7 +43,7 @@ def quantile_limits(space, q):
     """Limits that a fraction of about ``q`` of the paths satisfies, each."""
     rng = np.random.default_rng(0)
     costs = space.costs(rng.integers(0, space.num_choices, size=(2000, space.num_positions)))
-    return Limits(*(int(np.quantile(c, q)) for c in costs))
+    return Limits({name: int(np.quantile(values, q)) for name, values in costs.items()})
 
 
 class Separable:
@@ -67,15 +56,25 @@ class Separable:
         return float(self.weights[np.arange(len(path)), list(path)].sum())
 
 
-def make(name, space, seed=0, limits=None, lanas=SMALL):
-    return create_strategy(name, space, seed=seed, limits=limits, lanas=lanas)
+def make(name, space, seed=0, limits=None, **options):
+    plugin = find_plugin('strategy', name, options or (SMALL if name == 'lanas' else {}))
+    return Proposer(plugin.create(space, plugin.options, limits or Limits()), seed=seed)
 
 
-def play(strategy, steps, score):
+def lanas(space, seed=0, **options):
+    return make('lanas', space, seed, **options)
+
+
+def select(proposer):
+    """The region that the next proposal of LaNAS comes from."""
+    return proposer.strategy.select(proposer.history, list(proposer.pending))
+
+
+def play(proposer, steps, score):
     paths = []
     for _ in range(steps):
-        paths.append(strategy.ask())
-        strategy.tell(paths[-1], score(paths[-1]))
+        paths.append(proposer.ask())
+        proposer.tell(paths[-1], score(paths[-1]))
     return paths
 
 
@@ -93,7 +92,7 @@ def play(strategy, steps, score):
 )
 def test_contract(name, num_choices, seed, fraction, steps, scores):
     """Proposals are new, valid and within the limits, whatever is pending and whatever was told from outside."""
-    space = Toy(*num_choices)
+    space = toy(*num_choices)
     limits = quantile_limits(space, fraction)
     allowed = all_paths(space, limits)
     others = iter(sorted(all_paths(space)))
@@ -117,15 +116,16 @@ def test_contract(name, num_choices, seed, fraction, steps, scores):
         elif pending:
             path = pending.pop(0 if step == 'tell first' else -1)
             strategy.tell(path, scores(sum(path)))
-        assert strategy.seen == known
-        assert strategy.pending == sorted(pending)
+        assert all(path in strategy.seen for path in known)
+        assert len(strategy.seen) == len(known)
+        assert list(strategy.pending) == pending
 
 
 @pytest.mark.parametrize('limited', [False, True], ids=['all', 'limited'])
 @pytest.mark.parametrize('num_choices', [(3, 3, 3), (3, 2, 4), (1, 5), (2, 3, 1, 4, 2)], ids=str)
 @pytest.mark.parametrize('name', NAMES)
 def test_small_space_is_exhausted(name, num_choices, limited):
-    space = Toy(*num_choices)
+    space = toy(*num_choices)
     limits = quantile_limits(space, 0.7) if limited else Limits()
     expected = all_paths(space, limits)
     assert limited == (len(expected) < space.size)
@@ -133,7 +133,7 @@ def test_small_space_is_exhausted(name, num_choices, limited):
     paths = play(strategy, len(expected), sum)
     assert len(set(paths)) == len(paths)
     assert set(paths) == expected
-    with pytest.raises(SpaceExhaustedError, match=f'{len(expected)} paths of toy satisfy Limits'):
+    with pytest.raises(SpaceExhaustedError, match=f'{len(expected)} paths of toy satisfy {re.escape(str(limits))}'):
         strategy.ask()
 
 
@@ -149,7 +149,7 @@ def test_same_seed_and_history_give_the_same_paths(name):
 @pytest.mark.parametrize('name', ['lanas', 'optuna:TPESampler', 'optuna:NSGAIISampler'])
 def test_scores_matter(name):
     """The sign too: else a strategy that ignores ``tell`` would pass."""
-    space, steps = Toy(*(4,) * 8), 120  # more than NSGA-II's population of 50
+    space, steps = toy(*(4,) * 8), 120  # more than NSGA-II's population of 50
     score = Separable(space, 1)
     up, down = (play(make(name, space), steps, s) for s in (score, lambda path: -score(path)))
     late = steps // 2
@@ -160,14 +160,15 @@ def test_scores_matter(name):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_restored_goes_on_as_if_uninterrupted(name):
-    space, limits = Toy(*(4,) * 8), quantile_limits(Toy(*(4,) * 8), 0.8)
+    space, limits = toy(*(4,) * 8), quantile_limits(toy(*(4,) * 8), 0.8)
     score = Separable(space, 0)
-    paths = play(make(name, space, 2, limits), 75, score)
+    whole = make(name, space, 2, limits)
+    paths = play(whole, 75, score)
     cuts = (0, 1, 7, 8, 9, 10, 11, 12, 49, 50, 51, 60)  # around the first trees, and around NSGA-II's first population
     for cut in cuts:
         resumed = make(name, space, 2, limits)
-        resumed.restore((path, score(path)) for path in paths[:cut])
-        assert resumed.pending == []
+        resumed.restore(whole.history[:cut])
+        assert not resumed.pending
         assert play(resumed, 75 - cut, score) == paths[cut:]
 
 
@@ -175,7 +176,7 @@ def test_restored_goes_on_as_if_uninterrupted(name):
 @given(st.lists(st.sampled_from(['ask', 'tell', 'other']), max_size=40), st.sampled_from(['lanas', 'random']))
 def test_state_is_history_and_pending(steps, name):
     """A strategy with the same history and pending paths, in another order of events, proposes the same."""
-    space = Toy(*(4,) * 8)
+    space = toy(*(4,) * 8)
     score, rng = Separable(space, 0), np.random.default_rng(0)
     strategy = make(name, space)
     for step in steps:
@@ -184,59 +185,63 @@ def test_state_is_history_and_pending(steps, name):
         elif step == 'other':
             strategy.tell(rng.integers(0, space.num_choices), 0.0)
         elif strategy.pending:
-            strategy.tell(strategy.pending[0], score(strategy.pending[0]))
-    twin = make(name, space)
+            path = next(iter(strategy.pending))
+            strategy.tell(path, score(path))
+    twin = Proposer(make(name, space).strategy, seed=0)
     twin.restore(strategy.history)
-    twin.seen.update(strategy.pending)
+    for path, proposal in strategy.pending.items():
+        twin.restore([Observation(path, 0.0)])
+        twin.history.pop()
+        twin.pending[path] = proposal
     assert [twin.ask() for _ in range(3)] == [strategy.ask() for _ in range(3)]
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_history_of_parallel_workers_is_restored(name):
     """Told in another order than asked: nothing stays pending, nothing is lost, nothing comes again."""
-    space, strategy = Toy(3, 3, 3), make(name, Toy(3, 3, 3))
+    space, strategy = toy(3, 3, 3), make(name, toy(3, 3, 3))
     asked = [strategy.ask() for _ in range(12)]
-    history = [(path, float(sum(path))) for path in reversed(asked)]
+    history = [Observation(path, float(sum(path)), strategy.notes(path)) for path in reversed(asked)]
     resumed = make(name, space)
     resumed.restore(history)
     assert resumed.history == history
-    assert resumed.pending == []
+    assert not resumed.pending
     assert len(set(play(resumed, 27 - 12, sum)) | set(asked)) == 27
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_score_must_be_a_number(name):
-    strategy = make(name, Toy(2, 2))
+    strategy = make(name, toy(2, 2))
     path = strategy.ask()
     with pytest.raises(ValueError, match=f'the score of {path[0]}{path[1]} is NaN.*report -inf for a candidate that'):
         strategy.tell(path, math.nan)
     assert strategy.history == []
-    assert strategy.pending == [path]
+    assert list(strategy.pending) == [path]
     strategy.tell(path, -math.inf)
-    assert strategy.pending == []
+    assert not strategy.pending
     assert len(set(play(strategy, 3, sum)) | {path}) == 4
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_told_path_must_be_in_the_space(name):
-    strategy = make(name, Toy(2, 3))
+    strategy = make(name, toy(2, 3))
     with pytest.raises(ValueError, match=r'choices\[0\] is 2; position 0 of toy allows 0\.\.1'):
         strategy.tell((2, 0), 1.0)
-    assert strategy.seen == set()
+    assert len(strategy.seen) == 0
 
 
 @pytest.mark.parametrize('name', NAMES)
 def test_infeasible_limit_is_refused(name):
-    with pytest.raises(ValueError, match='max_params is 100, but the cheapest network of toy has'):
-        make(name, Toy(2, 2), limits=Limits(max_params=100))
+    with pytest.raises(ValueError, match='params is 100, but the cheapest network of toy has'):
+        make(name, toy(2, 2), limits=Limits({'params': 100}))
 
 
 def test_limits_that_exclude_each_other_end_the_search():
-    space = Toy(4, 4)
-    params, macs = space.costs(np.array(sorted(all_paths(space))))
-    assert params.argmin() != macs.argmin()
+    space = toy(4, 4)
+    costs = space.costs(all_rows(space))
+    assert costs['params'].argmin() != costs['macs'].argmin()
     with pytest.raises(SpaceExhaustedError, match='0 paths of toy satisfy'):
-        make('random', space, limits=Limits(int(params.min()), int(macs.min()))).ask()
+        make('random', space, limits=Limits({name: int(values.min()) for name, values in costs.items()})).ask()
 
 
 # Random
@@ -244,14 +249,14 @@ def test_limits_that_exclude_each_other_end_the_search():
 
 def test_random_is_uniform():
     """A correct sampler fails for about one choice of seeds in a million per case."""
-    small, large = Toy(3, 2, 4), Toy(*(4,) * 9)  # a space that is listed, and one that is drawn from
+    small, large = toy(3, 2, 4), toy(*(4,) * 9)  # a space that is listed, and one that is drawn from
     limits = quantile_limits(small, 0.7)
     for space, limit, key, cells in [
         (small, None, lambda path: path, all_paths(small)),
         (small, limits, lambda path: path, all_paths(small, limits)),
         (large, None, lambda path: path[::4], set(itertools.product(range(4), repeat=3))),
     ]:
-        counts = Counter(key(RandomStrategy(space, seed=seed, limits=limit).ask()) for seed in range(3000))
+        counts = Counter(key(make('random', space, seed, limit).ask()) for seed in range(3000))
         assert set(counts) <= cells
         expected = 3000 / len(cells)
         statistic = sum((counts[cell] - expected) ** 2 / expected for cell in cells)
@@ -260,9 +265,9 @@ def test_random_is_uniform():
 
 def test_later_paths_are_uniform_over_the_rest():
     """A correct sampler fails for about one choice of seeds in a million."""
-    space, counts = Toy(2, 3), Counter()
+    space, counts = toy(2, 3), Counter()
     for seed in range(2000):
-        strategy = RandomStrategy(space, seed=seed)
+        strategy = make('random', space, seed)
         strategy.ask()
         counts[strategy.ask()] += 1
     expected = 2000 / 6
@@ -274,21 +279,31 @@ def test_tight_limit_of_a_large_space(name):
     """One path in 10^8: random draws would not find them."""
     space = paper_space()
     table = space.cost_table
-    limit = table.fixed.params + int(table.params.min(axis=1).sum()) + 8
-    totals = Counter({table.fixed.params: 1})  # how many paths cost how much, independently of how the pool lists them
-    for row in table.params.tolist():
+    rows = table.per_choice['params']
+    limit = table.fixed['params'] + int(rows.min(axis=1).sum()) + 8
+    totals = Counter(
+        {table.fixed['params']: 1}
+    )  # how many paths cost how much, independently of how the pool lists them
+    for row in rows.tolist():
         totals = sum((Counter({t + cost: n for t, n in totals.items()}) for cost in row), Counter())
     count = sum(n for total, n in totals.items() if total <= limit)
     assert 10 < count < 100
-    strategy = make(name, space, limits=Limits(max_params=limit))
+    strategy = make(name, space, limits=Limits({'params': limit}))
     paths = play(strategy, count, Separable(space, 0))
     assert len(set(paths)) == count
-    assert (space.costs(np.array(paths))[0] <= limit).all()
+    assert (space.costs(np.array(paths))['params'] <= limit).all()
     with pytest.raises(SpaceExhaustedError):
         strategy.ask()
 
 
 # LaNAS
+
+
+class Tree(DecisionTreeClassifier):
+    """A tree without randomness."""
+
+    def __init__(self):
+        super().__init__(random_state=0)
 
 
 class Recorder(LogisticRegression):
@@ -303,10 +318,10 @@ class Recorder(LogisticRegression):
         return super().predict(features)
 
 
-def searched(seed=0, steps=150, options=None):
+def searched(seed=0, steps=150, **options):
     """A search of the paper's space that has learnt a tree."""
     space = paper_space()
-    strategy = LaNAS(space, seed=seed, options=options or LaNASOptions(initial=40, min_leaf=10))
+    strategy = lanas(space, seed, **(options or dict(initial=40, min_leaf=10)))
     play(strategy, steps, Separable(space, seed))
     return strategy
 
@@ -328,12 +343,12 @@ def test_ucb_is_the_papers():
 
 @pytest.mark.parametrize('cp', [0, 0.1, 0.5, 2])
 def test_select_descends_by_ucb(cp):
-    strategy = searched(options=LaNASOptions(cp=cp, initial=40, min_leaf=10))
+    strategy = searched(cp=cp, initial=40, min_leaf=10)
     pending = [strategy.ask() for _ in range(20)]
-    region = strategy.select()
-    paths = [path for path, _ in strategy.history] + sorted(pending)
-    features = one_hot(strategy.space, paths)
-    ranks = (rankdata([score for _, score in strategy.history]) - 1) / (len(strategy.history) - 1)
+    region = select(strategy)
+    paths = [seen.path for seen in strategy.history] + sorted(pending)
+    features = one_hot(strategy.strategy.space, paths)
+    ranks = (rankdata([seen.value for seen in strategy.history]) - 1) / (len(strategy.history) - 1)
     here = set(range(len(paths)))
     assert len(region.conditions) >= 2
     for classifier, side in region.conditions:
@@ -351,21 +366,21 @@ def test_exploration_follows_cp():
     """Without exploration the good half always wins; with much of it the half with fewer visits does."""
     sides = {}
     for cp in (0, 100):
-        strategy = searched(options=LaNASOptions(cp=cp, initial=60, selects=1000), steps=60)
+        strategy = searched(steps=60, cp=cp, initial=60, selects=1000)
         sides[cp] = []
         for _ in range(40):
             strategy.tell(strategy.ask(), 0.0)
-            sides[cp].append(strategy.select().conditions[0][1])
+            sides[cp].append(select(strategy).conditions[0][1])
     assert set(sides[0]) == {True}
     assert 10 < sum(sides[100]) < 30
 
 
 def test_pending_paths_count_as_visits():
     """Workers spread out: with nothing told in between, the statistics would never change."""
-    strategy = searched(options=LaNASOptions(cp=1, initial=80), steps=80)
+    strategy = searched(steps=80, cp=1, initial=80)
     sides = []
     for _ in range(150):
-        sides.append(strategy.select().conditions[0][1])
+        sides.append(select(strategy).conditions[0][1])
         strategy.ask()
     assert sides[0] is True
     assert {True, False} == set(sides)
@@ -373,9 +388,9 @@ def test_pending_paths_count_as_visits():
 
 def test_region_needs_all_conditions():
     strategy = searched()
-    region = strategy.select()
+    region = select(strategy)
     paths = np.random.default_rng(0).integers(0, 4, size=(20_000, 16))
-    features = one_hot(strategy.space, paths)
+    features = one_hot(strategy.strategy.space, paths)
     answers = np.array([classifier.predict(features) == side for classifier, side in region.conditions])
     assert len(answers) >= 2
     assert (answers.any(axis=0) & ~answers.all(axis=0)).any()  # all and any differ
@@ -385,11 +400,11 @@ def test_region_needs_all_conditions():
 
 def test_proposals_lie_in_the_selected_leaf():
     strategy = searched(steps=100)
-    score, seen_depths = Separable(strategy.space, 0), set()
+    score, seen_depths = Separable(strategy.strategy.space, 0), set()
     for _ in range(60):
-        region = strategy.select()
+        region = select(strategy)
         path = strategy.ask()
-        features = one_hot(strategy.space, [path])
+        features = one_hot(strategy.strategy.space, [path])
         assert all(classifier.predict(features)[0] == side for classifier, side in region.conditions)
         seen_depths.add(len(region.conditions))
         strategy.tell(path, score(path))
@@ -398,15 +413,15 @@ def test_proposals_lie_in_the_selected_leaf():
 
 def test_small_leaf_is_searched_near_its_best():
     """When uniform draws no longer hit the leaf, its best path is mutated: proposals stay close to it."""
-    strategy = searched(steps=500, options=LaNASOptions(batches=1))
-    scores = dict(strategy.history)
-    region = strategy.select()
+    strategy = searched(steps=500, batches=1)
+    scores = {seen.path: seen.value for seen in strategy.history}
+    region = select(strategy)
     uniform = np.random.default_rng(0).integers(0, 4, size=(100_000, 16))
-    assert region.contains(one_hot(strategy.space, uniform)).mean() < 1e-4
-    members = [path for path in scores if region.contains(one_hot(strategy.space, [path]))[0]]
+    assert region.contains(one_hot(strategy.strategy.space, uniform)).mean() < 1e-4
+    members = [path for path in scores if region.contains(one_hot(strategy.strategy.space, [path]))[0]]
     best = max(members, key=scores.__getitem__)
     path = strategy.ask()
-    assert region.contains(one_hot(strategy.space, [path]))[0]
+    assert region.contains(one_hot(strategy.strategy.space, [path]))[0]
     assert sum(a != b for a, b in zip(path, best, strict=True)) <= 3  # 12 of 16 for a random path
 
 
@@ -421,7 +436,7 @@ def test_nodes_split_by_classifier_at_the_median_until_they_are_small():
     rng, space = np.random.default_rng(0), paper_space()
     paths = rng.integers(0, 4, size=(400, 16))
     scores = np.array([Separable(space, 0)(path) for path in paths.tolist()])
-    options = LaNASOptions(min_leaf=20, classifier=Recorder)
+    options = Options(min_leaf=20, classifier='test_strategies:Recorder')
     root = Node(one_hot(space, paths), scores, options)
     classifier, children = root.split
     assert (classifier.labels == (scores >= np.median(scores))).all()
@@ -452,9 +467,9 @@ def test_nodes_split_by_classifier_at_the_median_until_they_are_small():
 )
 def test_ties(scores, good):
     # Each sample has a feature of its own, so that a decision tree learns any labels without error.
-    classifier = partial(DecisionTreeClassifier, random_state=0)
+    classifier = 'test_strategies:Tree'
     scores = np.array(scores, dtype=float)
-    node = Node(np.eye(8)[: len(scores)], scores, LaNASOptions(min_leaf=1, classifier=classifier))
+    node = Node(np.eye(8)[: len(scores)], scores, Options(min_leaf=1, classifier=classifier))
     if good is None:
         assert node.split is None
     else:
@@ -463,38 +478,38 @@ def test_ties(scores, good):
             side: scores[np.array(good) == side].tolist() for side in (True, False)
         }
         smallest = min(sum(good), len(good) - sum(good))
-        too_small = LaNASOptions(min_leaf=smallest + 1, classifier=classifier)
+        too_small = Options(min_leaf=smallest + 1, classifier=classifier)
         assert Node(node.features, scores, too_small).split is None
 
 
 def test_constant_scores_do_not_stop_the_search():
     strategy = make('lanas', paper_space())
     assert len(set(play(strategy, 60, lambda _: 0.5))) == 60
-    assert strategy.select().conditions == []
+    assert select(strategy).conditions == []
 
 
 @pytest.mark.parametrize('transform', [lambda y: 1000 * y - 7, math.exp, lambda y: y**3], ids=['scale', 'exp', 'cube'])
 def test_only_the_order_of_scores_matters(transform):
     space = paper_space()
     score = Separable(space, 5)
-    plain, transformed = (LaNAS(space, seed=0, options=LaNASOptions(initial=40)) for _ in range(2))
+    plain, transformed = (lanas(space, initial=40) for _ in range(2))
     assert play(plain, 90, score) == play(transformed, 90, lambda path: transform(score(path)))
 
 
 def test_tree_is_learnt_every_selects_samples():
-    strategy = searched(steps=40, options=LaNASOptions(initial=40, selects=5, min_leaf=10, classifier=Recorder))
+    strategy = searched(steps=40, initial=40, selects=5, min_leaf=10, classifier='test_strategies:Recorder')
     trees = []
     for _ in range(15):
-        trees.append(strategy.select().conditions[0][0])
+        trees.append(select(strategy).conditions[0][0])
         strategy.tell(strategy.ask(), 0.0)
     assert [trees.index(tree) for tree in trees] == [0] * 5 + [5] * 5 + [10] * 5
     assert [len(trees[i].labels) for i in (0, 5, 10)] == [40, 45, 50]
 
 
 def test_a_batch_costs_one_call_per_classifier():
-    strategy = searched(options=LaNASOptions(initial=40, min_leaf=10, classifier=Recorder))
-    region = strategy.select()
-    features = one_hot(strategy.space, np.random.default_rng(0).integers(0, 4, size=(4096, 16)))
+    strategy = searched(initial=40, min_leaf=10, classifier='test_strategies:Recorder')
+    region = select(strategy)
+    features = one_hot(strategy.strategy.space, np.random.default_rng(0).integers(0, 4, size=(4096, 16)))
     before = [classifier.calls for classifier, _ in region.conditions]
     region.contains(features)
     assert [classifier.calls - b for (classifier, _), b in zip(region.conditions, before, strict=True)] == [1] * len(
@@ -504,19 +519,18 @@ def test_a_batch_costs_one_call_per_classifier():
 
 def test_starts_with_random_samples():
     space = paper_space()
-    options = LaNASOptions(initial=30, min_leaf=10)
-    lanas = play(LaNAS(space, seed=1, options=options), 31, Separable(space, 0))
-    random = play(RandomStrategy(space, seed=1), 31, Separable(space, 0))
-    assert lanas[:30] == random[:30]
-    assert lanas[30] != random[30]
+    learnt = play(lanas(space, 1, initial=30, min_leaf=10), 31, Separable(space, 0))
+    drawn = play(make('random', space, 1), 31, Separable(space, 0))
+    assert learnt[:30] == drawn[:30]
+    assert learnt[30] != drawn[30]
 
 
 def test_classifier_is_pluggable():
-    classifier = partial(DecisionTreeClassifier, max_depth=3, random_state=0)
-    strategy = searched(options=LaNASOptions(initial=40, min_leaf=10, classifier=classifier))
-    conditions = strategy.select().conditions
+    conditions = select(searched(initial=40, min_leaf=10, classifier='test_strategies:Tree')).conditions
     assert conditions
-    assert all(isinstance(c, DecisionTreeClassifier) for c, _ in conditions)
+    assert all(type(c).__name__ == 'Tree' for c, _ in conditions)
+    with pytest.raises(ValueError, match=r"classifier of LaNAS is 'sklearn\.tree\.Tree', which cannot be imported"):
+        lanas(toy(2, 2), classifier='sklearn.tree.Tree')
 
 
 @pytest.mark.parametrize(
@@ -525,7 +539,7 @@ def test_classifier_is_pluggable():
 )
 def test_wrong_options_are_named(option, value):
     with pytest.raises(ValueError, match=f'{option} of LaNAS is {value}, must be at least'):
-        LaNASOptions(**{option: value})
+        Options(**{option: value})
 
 
 def test_lanas_beats_random_on_the_papers_space():
@@ -539,10 +553,10 @@ def test_lanas_beats_random_on_the_papers_space():
     for seed in range(20):
         score = Separable(space, 10_000 + seed)
         best = {
-            name: max(map(score, play(create_strategy(name, space, seed=seed), 200, score)))
-            for name in ('lanas', 'random')
+            kind: max(map(score, play(Proposer(kind(space), seed=seed), 200, score)))
+            for kind in (LaNAS, RandomStrategy)
         }
-        differences.append(best['lanas'] - best['random'])
+        differences.append(best[LaNAS] - best[RandomStrategy])
     assert sum(d > 0 for d in differences) >= 17
     assert np.mean(differences) > 1
 
@@ -566,14 +580,18 @@ class BestSoFar(optuna.samplers.BaseSampler):
 
 @pytest.mark.parametrize('sampler', sampler_names())
 def test_every_sampler_of_optuna(sampler):
-    space = Toy(4, 3, 1, 4, 2, 4)
+    space = toy(4, 3, 1, 4, 2, 4)
     limits = quantile_limits(space, 0.8)
-    strategy, resumed = (OptunaStrategy(space, sampler, seed=1, limits=limits) for _ in range(2))
+    strategy = make(f'optuna:{sampler}', space, 1, limits)
     paths = play(strategy, 25, sum)
     assert len(set(paths)) == 25
     assert set(paths) <= all_paths(space, limits)
-    resumed.restore((path, sum(path)) for path in paths)
-    assert resumed.ask() == strategy.ask()
+    history = [Observation(*json.loads(json.dumps(seen))) for seen in strategy.history]  # through the study's storage
+    history = [seen._replace(path=tuple(seen.path)) for seen in history]
+    for cut in (0, 3, 12, 20):
+        resumed = make(f'optuna:{sampler}', space, 1, limits)
+        resumed.restore(history[:cut])
+        assert play(resumed, 25 - cut, sum) == paths[cut:], f'cut at {cut}'
 
 
 def test_samplers_are_found():
@@ -583,7 +601,7 @@ def test_samplers_are_found():
 
 def test_sampler_suggests_and_repeats_become_neighbours():
     """The sampler gets scores that are bigger for better; its repeats are replaced by paths nearby."""
-    strategy = OptunaStrategy(Toy(*(4,) * 8), lambda seed: BestSoFar(), seed=0)
+    strategy = Proposer(OptunaStrategy(toy(*(4,) * 8), sampler=lambda seed: BestSoFar()), seed=0)
     assert strategy.ask() == (0,) * 8
     strategy.tell((0,) * 8, 1.0)
     strategy.tell((1,) * 8, 3.0)
@@ -593,15 +611,15 @@ def test_sampler_suggests_and_repeats_become_neighbours():
 
 
 def test_suggestion_over_a_limit_is_replaced():
-    space = Toy(*(4,) * 8)
-    cheapest = tuple(space.cost_table.params.argmin(axis=1).tolist())
-    over = tuple(space.cost_table.params.argmax(axis=1).tolist())
-    limits = Limits(max_params=space.cost(over).params - 1)
-    strategy = OptunaStrategy(space, lambda seed: BestSoFar(), seed=0, limits=limits)
+    space = toy(*(4,) * 8)
+    table = space.cost_table.per_choice['params']
+    cheapest, over = (tuple(choices.tolist()) for choices in (table.argmin(axis=1), table.argmax(axis=1)))
+    limit = space.cost(over).params - 1
+    strategy = Proposer(OptunaStrategy(space, Limits({'params': limit}), lambda seed: BestSoFar()), seed=0)
     strategy.tell(cheapest, 0.0)
     strategy.tell(over, 1.0)
     path = strategy.ask()
-    assert space.cost(path).params <= limits.max_params
+    assert space.cost(path).params <= limit
     assert sum(a != b for a, b in zip(path, over, strict=True)) == 1
 
 
@@ -610,7 +628,7 @@ def test_optuna_is_quiet_and_leaves_its_settings(capfd):
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         for sampler in ('NSGAIIISampler', 'QMCSampler', 'GPSampler', 'TPESampler'):  # the first three are experimental
-            play(OptunaStrategy(Toy(4, 4, 4), sampler, seed=0), 12, sum)
+            play(make(f'optuna:{sampler}', toy(4, 4, 4)), 12, sum)
     assert optuna.logging.get_verbosity() == before
     assert capfd.readouterr() == ('', '')
 
@@ -619,7 +637,7 @@ def test_unknown_sampler():
     with pytest.raises(
         ValueError, match=r"Optuna has no sampler 'TPESample', did you mean TPESampler.*Allowed.*NSGAIISampler"
     ):
-        create_strategy('optuna:TPESample', Toy(2, 2), seed=0)
+        make('optuna:TPESample', toy(2, 2))
 
 
 # Names
@@ -629,23 +647,26 @@ def test_unknown_sampler():
     ('name', 'kind'), [('lanas', LaNAS), ('random', RandomStrategy), ('optuna:RandomSampler', OptunaStrategy)]
 )
 def test_create_by_name(name, kind):
-    space, limits, options = Toy(2, 2), Limits(max_params=1000), LaNASOptions(cp=3)
-    strategy = create_strategy(name, space, seed=5, limits=limits, lanas=options)
+    space, limits = toy(2, 2), Limits({'params': 1000})
+    strategy = make(name, space, 5, limits, **({'cp': 3} if name == 'lanas' else {})).strategy
     assert type(strategy) is kind
     assert isinstance(strategy, Strategy)
-    assert (strategy.space, strategy.seed, strategy.limits) == (space, 5, limits)
-    assert name != 'lanas' or strategy.options is options
+    assert (strategy.space, strategy.limits) == (space, limits)
+    assert name != 'lanas' or strategy.options == Options(cp=3)
 
 
 @pytest.mark.parametrize(
-    ('name', 'nearest'),
-    [('lanass', 'lanas'), ('LaNAS', 'lanas'), ('rand', 'random'), ('TPESampler', 'optuna:TPESampler')],
+    ('name', 'message'),
+    [
+        ('lanass', "search.strategy is 'lanass', which .*, did you mean lanas.*Built in are lanas, optuna, random;"),
+        ('rand', 'did you mean random'),
+        ('random:3', "search.strategy is 'random:3', but random has no option to take '3'"),
+        ('json', 'search.strategy: the module json lacks Options and create, so it is no strategy'),
+    ],
 )
-def test_unknown_name(name, nearest):
-    with pytest.raises(
-        ValueError, match=f'no strategy {name!r}, did you mean {nearest}.*Allowed are lanas, random, and optuna:NAME'
-    ):
-        create_strategy(name, Toy(2, 2), seed=0)
+def test_unknown_name(name, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, toy(2, 2))
 
 
 def test_optuna_is_imported_on_use_only():

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..wording import first_names
+from pinas_models.common.text import first_names
 
 __all__ = ['check_coco']
 

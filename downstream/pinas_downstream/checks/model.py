@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
+from pinas_models.common.text import first_names
+
 from ..config.classes import heads
-from ..wording import first_names
 
 if TYPE_CHECKING:
     from torch import nn

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..wording import first_names
+from pinas_models.common.text import first_names
 
 __all__ = ['check_segmentation']
 

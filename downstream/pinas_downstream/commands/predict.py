@@ -63,8 +63,8 @@ def run(args: argparse.Namespace) -> int:
         OSError: If the configuration or the checkpoint is missing.
         ValueError: If they are wrong or do not fit.
     """
+    from pinas_models.evaluation.classifier import resolve_device
     from pinas_models.evaluation.predict import find_all_images
-    from pinas_models.evaluation.running import resolve_device
 
     config = read_config(args)
     paths, faults = find_all_images(args.images)

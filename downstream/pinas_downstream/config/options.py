@@ -10,9 +10,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pinas_models.common.text import nearest
-
-from ..wording import first_names
+from pinas_models.common.text import first_names, nearest
 
 __all__ = ['apply_options']
 

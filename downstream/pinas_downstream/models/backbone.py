@@ -15,15 +15,16 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import pinas_models  # noqa: F401  # registers the networks
-from pinas_models.choices import PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, parse_choices
+from pinas_models.choices import VARIANTS, Choices, parse_choices
 from pinas_models.common.text import one_line
 
 from .weights import read_backbone
 
 __all__ = ['PiNAS', 'resolve_choices']
 
-_NAMED = {'cls': PINAS_CLS, 'trans': PINAS_TRANS, 'resnest50': RESNEST50, 'mini': PINAS_MINI}
-_ARCHITECTURES = {16: 'pinas_subnet', 8: 'pinas_mini'}  # by the length of the path
+_NAMED = {name.removeprefix('pinas_'): variant.choices for name, variant in VARIANTS.items() if variant.choices}
+# By the length of the path.
+_ARCHITECTURES = {sum(variant.layers): name for name, variant in VARIANTS.items() if variant.any_path}
 _STAGES = 4
 _STEM = ('conv1', 'bn1', 'act1', 'maxpool')
 
@@ -185,7 +186,7 @@ def _with_our_loader(
     return [cfg for cfg in cfgs if cfg not in pretrained] + [{**cfg, 'type': _Weights} for cfg in pretrained]
 
 
-def resolve_choices(choices: str | Sequence[int] | int) -> tuple[str, tuple[int, ...]]:
+def resolve_choices(choices: str | Sequence[int] | int) -> tuple[str, Choices]:
     """Find the network that a config names.
 
     Args:

@@ -9,7 +9,7 @@ statistics of a history and nothing else, and what asks for more is refused.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,7 +21,8 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from ..wording import first_names
+from pinas_models.checkpoints import audit
+from pinas_models.common.text import first_names
 
 __all__ = ['innermost', 'load_weights', 'read', 'secure', 'weights_of']
 
@@ -144,23 +145,14 @@ def _check_backbone(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
         if not isinstance(part, backbone.PiNAS):
             continue
         expected = {f'{prefix}.{name}' if prefix else name: tensor for name, tensor in part.state_dict().items()}
-        missing = _missing(expected, state_dict)
-        wrong = [name for name, tensor in expected.items() if _shape(state_dict.get(name, tensor)) != tensor.shape]
-        if missing or wrong:
-            fault = f'lacks {len(missing)} weights of the backbone' if missing else 'has the backbone in other shapes'
+        found = {name: state_dict[name] for name in expected if name in state_dict}
+        faults = audit.compare(found, (((name,), tensor.shape) for name, tensor in expected.items()))
+        if text := audit.describe({kind: faults[kind] for kind in (audit.MISSING, audit.WRONG_SHAPES)}):
             raise ValueError(
-                f'the checkpoint {fault} ({first_names(missing or wrong)}); it has {first_names(state_dict)}. '
+                f'the checkpoint does not fill the backbone: {text}; it has {first_names(state_dict)}. '
                 "If it is for the backbone alone, name it there: init_cfg=dict(type='Pretrained', checkpoint=...), "
                 "with prefix='backbone.' if it is the checkpoint of a whole model"
             )
-
-
-def _shape(value: Any) -> Any:
-    return getattr(value, 'shape', None)
-
-
-def _missing(expected: Iterable[str], state_dict: Mapping[str, Any]) -> list[str]:
-    return [name for name in expected if name not in state_dict and not name.endswith('num_batches_tracked')]
 
 
 def innermost(model: nn.Module) -> nn.Module:
@@ -203,15 +195,9 @@ def load_weights(model: nn.Module, path: str | Path, content: Any = None) -> Non
     weights = weights_of(read(path, map_location='cpu') if content is None else content)
     model = innermost(model)
     expected = model.state_dict()
-    missing = _missing(expected, weights)
-    unknown = [name for name in weights if name not in expected]
-    wrong = [
-        f'{name} {list(tensor.shape)} instead of {list(expected[name].shape)}'
-        for name, tensor in weights.items()
-        if name in expected and tensor.shape != expected[name].shape
-    ]
-    faults = {'are missing': missing, 'are unknown': unknown, 'have another shape': wrong}
-    text = '; '.join(f'{len(names)} weights {fault} ({first_names(names)})' for fault, names in faults.items() if names)
+    faults = audit.compare(weights, (((name,), tensor.shape) for name, tensor in expected.items()))
+    # A model may hold whole numbers: they are no fault here.
+    text = audit.describe({kind: found for kind, found in faults.items() if kind != audit.NO_WEIGHTS})
     if text:
         raise ValueError(f'{path}: does not fit the model: {text}')
     model.load_state_dict({**expected, **weights})

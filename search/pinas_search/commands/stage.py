@@ -9,7 +9,7 @@ from pathlib import Path
 
 from .. import STAGES
 
-__all__ = ['COMMANDS', 'StageCommand']
+__all__ = ['STAGE_COMMANDS', 'StageCommand']
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,12 @@ class StageCommand:
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the arguments."""
-        parser.add_argument('--config', action='append', metavar='NAME', help='YAML file or built-in name')
+        parser.add_argument(
+            '--config',
+            action='append',
+            metavar='NAME',
+            help='YAML file or built-in name; several: later ones win (default: the one in --out, else digits)',
+        )
         parser.add_argument('--out', type=Path, metavar='DIR', help='run directory (default: runs/<config>-<seed>)')
         parser.add_argument('--seed', type=int, help='seed of everything random')
         parser.add_argument('--device', help='auto, cpu, cuda or mps')
@@ -46,8 +51,10 @@ class StageCommand:
         from ..config import check_run_dir, parse_config, to_yaml
         from ..records import own
         from ..stages import Run, stage_function
+        from ..stages.checks import check_run
 
-        sources = args.config or ['digits']
+        written = args.out / 'config.yaml' if args.out else None
+        sources = args.config or ([str(written)] if written and written.exists() else ['digits'])
         shortcuts = {'seed': args.seed, 'device': args.device}
         given = [f'{key}={value}' for key, value in shortcuts.items() if value is not None]
         config = parse_config(sources, [*args.overrides, *given])
@@ -57,12 +64,17 @@ class StageCommand:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         run = Run(config, args.out or Path('runs') / f'{Path(sources[-1]).stem}-{config.seed}')
-        run.check()  # before the directory is begun
+        if self.stages != ('report',):
+            check_run(run)  # before the directory is begun
         if not self.stages:
+            if 'supernet' in run.needs:
+                run.build_method().check_batch_size(config.learn.batch_size)
             print(f'nothing to object: {run.space.name} with {run.space.size:,} networks, {run.num_classes} classes')
             return 0
         with own(run.path):
-            check_run_dir(config, run.path)
+            if self.stages != ('report',):
+                check_run_dir(config, run.path)
+                run.note_classes()
             try:
                 for stage in self.stages:
                     stage_function(stage)(run)
@@ -92,7 +104,7 @@ _ONE = """examples:
   pinas-search {0} --config digits --out runs/digits-0     it goes on where it stopped
 """
 
-COMMANDS = {
+STAGE_COMMANDS = {
     'run': StageCommand(STAGES, 'run all stages, in order', _ALL),
     **{name: StageCommand((name,), _HELP[name], _ONE.format(name)) for name in STAGES},
     'check': StageCommand(

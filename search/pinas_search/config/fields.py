@@ -128,7 +128,7 @@ class LinearConfig:
         max_steps: Stop after this many steps; None means all epochs.
         batch_size: Images per step.
         lr: Learning rate of SGD at the start.
-        milestones: Epochs after which the learning rate is multiplied by 0.1.
+        milestones: Epochs after which the learning rate is multiplied by 0.1; None: after 60 and 80 % of them.
         momentum: Momentum of SGD.
         weight_decay: Weight decay of SGD.
         checkpoint_seconds: Time between checkpoints.
@@ -139,11 +139,16 @@ class LinearConfig:
     max_steps: PositiveInt | None = None
     batch_size: PositiveInt = 256
     lr: PositiveFloat = 30.0
-    milestones: tuple[NonNegativeInt, ...] = (60, 80)
+    milestones: tuple[NonNegativeInt, ...] | None = None
     momentum: Fraction = 0.9
     weight_decay: NonNegativeFloat = 0.0
     checkpoint_seconds: PositiveFloat = 60.0
     views: ViewConfig = field(default_factory=plain_views)
+
+    @property
+    def drops(self) -> tuple[int, ...]:
+        """Epochs after which the learning rate falls."""
+        return (self.epochs * 6 // 10, self.epochs * 8 // 10) if self.milestones is None else self.milestones
 
 
 @dataclass(frozen=True)
@@ -171,8 +176,8 @@ class SearchConfig:
     """Which candidates are scored.
 
     Attributes:
-        strategy: ``lanas``, ``random``, ``optuna:NAME`` with a sampler of Optuna (``optuna:TPESampler``), or any
-            importable module with ``Options`` and ``create``.
+        strategy: ``lanas``, ``pinas`` (the authors' greedy search), ``evolution``, ``random``, ``optuna:NAME`` with a
+            sampler of Optuna (``optuna:TPESampler``), or any importable module with ``Options`` and ``create``.
         options: Options of the strategy, see its ``Options``.
         candidates: Number of candidates to score; may be raised after the search has finished, which then goes on.
         limits: Largest allowed costs, by name: ``{params: 3e6, macs: 1e9}``.
@@ -204,11 +209,11 @@ class RetrainConfig:
         seeds: Trainings of each network, with different seeds.
         epochs: Passes over the training images, the held-out ones included.
         batch_size: Images per step.
-        optimizer: Name of a timm optimizer.
+        optimizer: Name of a timm optimizer. Its ``sgd`` has Nesterov's momentum, its ``momentum`` is plain SGD.
         lr: Learning rate at the start.
         weight_decay: Weight decay; not on biases and norms.
         schedule: Name of a timm schedule.
-        warmup_epochs: Epochs of linear warm-up.
+        warmup_epochs: Epochs of linear warm-up; None: 5, or a tenth of the epochs if that is less.
         ema_decay: Decay of timm's weight averaging; 0 switches it off.
         label_smoothing: Label smoothing.
         mixup: Alpha of Mixup; 0 switches it off.
@@ -230,7 +235,7 @@ class RetrainConfig:
     lr: PositiveFloat = 0.2
     weight_decay: NonNegativeFloat = 1e-4
     schedule: str = 'cosine'
-    warmup_epochs: NonNegativeInt = 5
+    warmup_epochs: NonNegativeInt | None = None
     ema_decay: Fraction = 0.0
     label_smoothing: Fraction = 0.1
     mixup: NonNegativeFloat = 0.0
@@ -241,13 +246,19 @@ class RetrainConfig:
     checkpoint_seconds: PositiveFloat = 60.0
     views: ViewConfig = field(default_factory=plain_views)
 
+    @property
+    def warmup(self) -> int:
+        """Epochs of linear warm-up."""
+        return min(5, self.epochs // 10) if self.warmup_epochs is None else self.warmup_epochs
+
 
 @dataclass(frozen=True)
 class Config:
     """A run.
 
     Attributes:
-        space: The search space: ``mini``, ``resnest50``, or any importable module with ``Options`` and ``create``.
+        space: The search space: ``mini``, ``resnest50``, ``nasbench201``, or any importable module with ``Options`` and
+            ``create``.
         space_options: Options of the space, see its ``Options``.
         seed: Seed of everything random.
         device: ``auto`` takes CUDA or MPS where there is one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -51,12 +51,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     arguments = []
     for source in sources:
         path = find_file(source, builtin_configs())
-        try:
-            content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f'{path} is not valid YAML: {one_line(error)}') from error
-        if not isinstance(content, dict):
-            raise ValueError(f'{path} must hold keys and values, not a {type(content).__name__}')
+        content = _read_yaml(path)
         _check_keys(_flatten(content), str(path))
         arguments.append(f'--config={path}')
     for override in overrides:
@@ -69,7 +64,22 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     parser.add_argument('--config', action='config')
     parser.add_class_arguments(Config, None)
     values = _parse(parser, arguments)
-    return Config(**{field.name: values[field.name] for field in fields(Config)})
+    return _unbound(Config(**{field.name: values[field.name] for field in fields(Config)}))
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read a YAML mapping; an empty file is an empty one.
+
+    Raises:
+        ValueError: If it is not one.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f'{path} is not valid YAML: {one_line(error)}') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} must hold keys and values, not a {type(content).__name__}')
+    return content
 
 
 def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
@@ -92,7 +102,7 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     values = _parse(parser, {where: dict(options)})
     for part in where.split('.'):
         values = values[part]
-    return values
+    return _unbound(values)
 
 
 def write_config(config: Config, path: Path) -> None:
@@ -115,7 +125,7 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     """
     path = run_dir / 'config.yaml'
     if path.exists():
-        before = _flatten(yaml.safe_load(path.read_text(encoding='utf-8')))
+        before = _flatten(_read_yaml(path))
         now = _flatten(_plain(asdict(config)))
         waiting = tuple(f'{stage}.' for stage in STAGES if not (run_dir / stage).exists())
         differences = [
@@ -136,8 +146,9 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
 
 def _parse(parser: ArgumentParser, arguments: list[str] | dict[str, Any]) -> Any:
     try:
-        parse = parser.parse_object if isinstance(arguments, dict) else parser.parse_args
-        return parser.instantiate(parse(arguments))
+        if isinstance(arguments, dict):
+            return parser.instantiate(parser.parse_object(arguments))
+        return parser.instantiate(parser.parse_args(arguments))
     except ArgumentError as error:
         message = one_line(str(error).replace('Parser key ', ''))
         key = re.search(r'"([\w.]+)"', message)
@@ -178,11 +189,21 @@ def _flatten(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists and bounded numbers as numbers, for YAML."""
+    """Tuples as lists, for YAML."""
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+def _unbound(value: Any) -> Any:
+    """Numbers of jsonargparse's types with bounds as ordinary ones: YAML and checkpoints know no others."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{field.name: _unbound(getattr(value, field.name)) for field in fields(value)})
+    if isinstance(value, Mapping):
+        return {key: _unbound(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float):
-        return float(value)
-    return int(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        return type(value)(_unbound(item) for item in value)
+    for kind in (bool, int, float):
+        if isinstance(value, kind):
+            return kind(value)
+    return value

@@ -102,16 +102,16 @@ def _check_counts(labels: Tensor, class_names: tuple[str, ...], held_out: int) -
 
 
 def _check_test(train: ImageFiles, test: ImageFiles) -> None:
-    if train.listing is not None and train.listing == test.listing:
+    if train.samples is not None and train.samples == test.samples:
         raise ValueError(
-            f'data.train_split and data.test_split lead to the same images, {train.root}: correct data.test_split, or '
-            'leave it empty (data.test_split=) if there are no test images'
+            f'data.train_split and data.test_split lead to the same images, {train.source}: correct data.test_split, '
+            'or leave it empty (data.test_split=) if there are no test images'
         )
     if train.class_names != test.class_names:
         only_train = sorted(set(train.class_names) - set(test.class_names))
         only_test = sorted(set(test.class_names) - set(train.class_names))
         raise ValueError(
-            f'{train.root} and {test.root} have different classes: {len(only_train)} for training only '
+            f'{train.source} and {test.source} have different classes: {len(only_train)} for training only '
             f'({", ".join(only_train[:3])}), {len(only_test)} for testing only ({", ".join(only_test[:3])}); '
             'make the class folders equal'
         )

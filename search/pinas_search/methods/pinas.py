@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -174,7 +174,7 @@ class SupernetPi(PathMethod):
 
     def _encode(self, encoder: nn.ModuleList, images: torch.Tensor, path: ChoicePath) -> torch.Tensor:
         """Embeddings [N, D] in float32 (or double), on the unit sphere unless there are no negatives."""
-        supernet, neck = encoder
+        supernet, neck = cast(Supernet, encoder[0]), encoder[1]
         z = neck(supernet.features(supernet(images, path)))
         z = z.float() if z.dtype in (torch.float16, torch.bfloat16) else z
         return F.normalize(z, dim=1) if self.negatives else z

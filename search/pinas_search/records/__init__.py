@@ -2,7 +2,7 @@
 
 from .candidates import Candidate
 from .lock import own
-from .rundir import StageDir, done_record, load_tensors, save_tensors
+from .rundir import StageDir, done_record, load_tensors, read_json, save_tensors
 from .trials import Trials
 
-__all__ = ['Candidate', 'StageDir', 'Trials', 'done_record', 'load_tensors', 'own', 'save_tensors']
+__all__ = ['Candidate', 'StageDir', 'Trials', 'done_record', 'load_tensors', 'own', 'read_json', 'save_tensors']

@@ -17,9 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from pinas_models.common.files import atomic_path, write_json, write_text
-from pinas_models.common.text import first_line
+from pinas_models.common.text import first_line, one_line
 
-__all__ = ['StageDir', 'done_record', 'load_tensors', 'save_tensors']
+__all__ = ['StageDir', 'done_record', 'load_tensors', 'read_json', 'save_tensors']
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:
@@ -62,6 +62,23 @@ def done_record(stage: str, seconds: float, device: torch.device, precision: str
     }
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        ValueError: If the file is damaged; names it and says what to do.
+    """
+    try:
+        record = json.loads(path.read_text(encoding='utf-8'))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f'{path} is damaged ({one_line(error)}): delete it and run the stage again') from error
+    if not isinstance(record, dict):
+        raise ValueError(
+            f'{path} must hold a JSON object, not a {type(record).__name__}: delete it and run the stage again'
+        )
+    return record
+
+
 class StageDir:
     """Folder of one stage (or of one network in the retraining): metrics, checkpoint, mark of completion."""
 
@@ -73,7 +90,7 @@ class StageDir:
     def done(self) -> dict[str, Any] | None:
         """The record of a finished stage, None before."""
         path = self.path / 'done.json'
-        return json.loads(path.read_text(encoding='utf-8')) if path.exists() else None
+        return read_json(path) if path.exists() else None
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Mark the stage as finished and drop the checkpoint, which is of no use any more."""
@@ -82,8 +99,9 @@ class StageDir:
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
         """Write the state that the stage can go on from, atomically."""
-        with atomic_path(self.path / 'checkpoint.pt') as temporary:
-            torch.save(dict(state), temporary)
+        # Through a file of Python's, which reports a full disk as what it is; torch's own writer does not.
+        with atomic_path(self.path / 'checkpoint.pt') as temporary, temporary.open('wb') as file:
+            torch.save(dict(state), file)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read the last checkpoint onto the CPU; None if there is none.
@@ -111,12 +129,11 @@ class StageDir:
         if not path.exists():
             return
         kept = []
-        for line in path.read_text(encoding='utf-8').splitlines():
+        for line in path.read_text(encoding='utf-8', errors='replace').splitlines():
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError:
-                break
-            if record['step'] > last_step:
+                if json.loads(line)['step'] > last_step:
+                    break
+            except (json.JSONDecodeError, KeyError, TypeError):
                 break
             kept.append(line + '\n')
         write_text(path, ''.join(kept))

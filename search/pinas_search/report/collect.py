@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 
 from .. import STAGES
-from ..records import Candidate
+from ..records import Candidate, read_json
 from ..spaces import Space
 
 __all__ = ['Network', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
@@ -259,15 +259,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
 
 
 def _read_json(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
-    try:
-        record = json.loads(file.read_text(encoding='utf-8'))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f'{file} is damaged ({error}): delete it and run the stage again') from error
-    if not isinstance(record, dict):
-        raise ValueError(f'{file} must hold a JSON object, not a {type(record).__name__}')
-    return record
+    return read_json(file) if file.exists() else None
 
 
 def _read_result(cls: type[T], file: Path) -> T | None:

@@ -98,10 +98,10 @@ def _draw_graph(path: Sequence[int], description: Description) -> Figure:
     for position, (source, target) in enumerate(description.edges):
         start, end = places[source], places[target]
         _draw_arrow(axes, start, end)
-        fill, hatch = _STYLES[path[position] % len(_STYLES)]
-        middle = tuple(0.45 * a + 0.55 * b for a, b in zip(start, end, strict=True))
+        fill, _ = _STYLES[path[position] % len(_STYLES)]
+        x, y = (0.45 * a + 0.55 * b for a, b in zip(start, end, strict=True))
         label = {'facecolor': fill, 'edgecolor': '#333333', 'boxstyle': 'round,pad=0.25'}
-        text = axes.text(*middle, description.choices[path[position]].name, fontsize=9.5, bbox=label, zorder=3)
+        text = axes.text(x, y, description.choices[path[position]].name, fontsize=9.5, bbox=label, zorder=3)
         text.set(horizontalalignment='center', verticalalignment='center')
     for node, (x, y) in places.items():
         circle = {'facecolor': 'white', 'edgecolor': '#333333', 'boxstyle': 'circle,pad=0.35'}

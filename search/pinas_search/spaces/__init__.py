@@ -1,6 +1,7 @@
 """Search spaces: what can be chosen, and what it costs."""
 
 from .base import AdditiveSpace, Choice, ChoicePath, Cost, CostTable, Description, Group, Limits, Space
+from .nasbench201 import NASBench201Space, nasbench201
 from .resnest import ResNeStSpace, mini, resnest50
 
 __all__ = [
@@ -12,8 +13,10 @@ __all__ = [
     'Description',
     'Group',
     'Limits',
+    'NASBench201Space',
     'ResNeStSpace',
     'Space',
     'mini',
+    'nasbench201',
     'resnest50',
 ]

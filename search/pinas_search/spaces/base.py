@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -169,6 +169,11 @@ class Space(ABC):
         return tuple(tuple(range(m)) for m in self.num_choices)
 
     @property
+    def subsets(self) -> Mapping[str, Callable[[ChoicePath], bool]]:
+        """Sets of networks that rankings are reported on: name -> whether a valid path belongs; none by default."""
+        return {}
+
+    @property
     def size(self) -> int:
         """Number of paths."""
         return math.prod(map(len, self.allowed))
@@ -185,6 +190,12 @@ class Space(ABC):
         """
         if isinstance(path, str):
             return self.decode(path)
+        if isinstance(path, (np.ndarray, torch.Tensor)):
+            path = path.tolist()
+        if not isinstance(path, Sequence):
+            raise ValueError(
+                f'a path of {self.name} is a string of {self.num_positions} digits or as many integers, got {path!r}'
+            )
         checked = tuple(path)
         if len(checked) != self.num_positions:
             raise ValueError(f'a path of {self.name} has {self.num_positions} choices, got {len(checked)}')

@@ -45,7 +45,7 @@ def linear(run: Run) -> None:
     optimizer = torch.optim.SGD(classifier.parameters(), config.lr, config.momentum, weight_decay=config.weight_decay)
 
     def step(step: TrainStep) -> dict[str, torch.Tensor]:
-        drops = sum(step.epoch >= milestone for milestone in config.milestones)
+        drops = sum(step.epoch >= milestone for milestone in config.drops)
         optimizer.param_groups[0]['lr'] = config.lr * 0.1**drops
         batch = step.batch()
         with torch.no_grad(), step.autocast():

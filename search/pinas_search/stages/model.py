@@ -11,6 +11,7 @@ import torch
 from timm.models import save_for_hf
 from torch import nn
 
+from pinas_models.cards import searched_card
 from pinas_models.common.files import write_json, write_text
 
 from ..records import save_tensors
@@ -18,6 +19,11 @@ from ..spaces import ChoicePath
 from .run import Run
 
 __all__ = ['save_network']
+
+_USAGE = """from safetensors.torch import load_file
+# SPACE is the space named above, PATH the digits in the title
+model = SPACE.build(SPACE.decode(PATH), num_classes=len(LABELS))
+model.load_state_dict(load_file('model.safetensors'))"""
 
 
 def save_network(run: Run, model: nn.Module, path: ChoicePath, result: Mapping[str, Any], folder: Path) -> None:
@@ -31,7 +37,7 @@ def save_network(run: Run, model: nn.Module, path: ChoicePath, result: Mapping[s
         folder: Where to.
     """
     data, names = run.config.data, list(run.splits.class_names)
-    model = model.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    model = model.cpu().to(memory_format=torch.contiguous_format)
     model_args = run.space.model_args(path)
     if model_args is None:
         save_tensors(model, folder / 'model.safetensors')
@@ -56,45 +62,29 @@ def save_network(run: Run, model: nn.Module, path: ChoicePath, result: Mapping[s
 
 
 def _card(run: Run, path: ChoicePath, result: Mapping[str, Any]) -> str:
-    """The model card: architecture, data, seed, measured accuracy, command. Markdown with the Hub's front matter."""
-    description, config = run.space.describe(), run.config
-    rows = '\n'.join(
-        f'| {group.title} | {" ".join(str(path[p]) for p in group.positions)} '
-        f'| {", ".join(description.choices[path[p]].name for p in group.positions)} |'
-        for group in description.groups
-    )
+    """The model card: architecture, data, seed, measured accuracy, command."""
+    space, description, config = run.space.name, run.space.describe(), run.config
     data = config.data.source if config.data.root is None else Path(config.data.root).name
-    command = ' '.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-    is_timm = run.space.model_args(path) is not None
-    usage = (
-        """import timm, pinas_models  # the import registers the architecture
-model = timm.create_model('local-dir:PATH_TO_THIS_FOLDER', pretrained=True)"""
-        if is_timm
-        else """from safetensors.torch import load_file
-# SPACE is the space named above, PATH the digits in the title
-model = SPACE.build(SPACE.decode(PATH), num_classes=len(LABELS))
-model.load_state_dict(load_file('model.safetensors'))"""
+    usage = None if run.space.model_args(path) is not None else _USAGE
+    return searched_card(
+        f'{space} {result["path"]}',
+        origin=f'A network of the space `{space}`, trained as `{result["name"]}` of the run `{run.path.name}`.',
+        rows=[
+            (
+                group.title,
+                ' '.join(str(path[p]) for p in group.positions),
+                ', '.join(description.choices[path[p]].name for p in group.positions),
+            )
+            for group in description.groups
+        ],
+        params=result['params'],
+        macs=result['macs'],
+        image_size=config.data.image_size,
+        facts={
+            'Data': f'{data}, image size {config.data.image_size}; seed {config.seed}, training {result["seed"]}',
+            'Top-1, measured here': (f'{result["accuracy"]:.4f} on {result["images"]} {result["accuracy_on"]} images'),
+            'Weights': (f'{result["epochs"]} epochs from {result["start"]}; supernet method `{config.learn.method}`'),
+            'Command': f'`{" ".join([Path(sys.argv[0]).name, *sys.argv[1:]])}`',
+        },
+        usage=usage,
     )
-    return f"""---
-tags: [image-classification, {'timm, ' if is_timm else ''}neural-architecture-search]
-pipeline_tag: image-classification
-library_name: {'timm' if is_timm else 'pytorch'}
----
-# Model card for {run.space.name} {result['path']}
-
-A network of the space `{run.space.name}`, trained as `{result['name']}` of the run `{run.path.name}`.
-
-| part | choices | operations |
-|---|---|---|
-{rows}
-
-- Parameters {result['params']:,}; multiply-accumulates {result['macs']:,} at {config.data.image_size} px
-- Data: {data}, image size {config.data.image_size}; seed {config.seed}, training {result['seed']}
-- Top-1, measured here: {result['accuracy']:.4f} on {result['images']} {result['accuracy_on']} images
-- Weights: {result['epochs']} epochs from {result['start']}; supernet method `{config.learn.method}`
-- Command: `{command}`
-
-```python
-{usage}
-```
-"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +18,7 @@ from pinas_models.common.files import write_json
 
 from ..data import sequential_batches
 from ..randomness import generator, seeded_scope
-from ..records import Candidate, StageDir, Trials
+from ..records import Candidate, StageDir, Trials, read_json
 from ..scoring import Judgement, judge
 from ..spaces import ChoicePath
 from .loop import Feed, Recipe, Stateful, TrainLoop, TrainStep
@@ -108,7 +107,7 @@ def _scores(run: Run, paths: list[ChoicePath], candidates: list[Candidate], stag
     """Scores of paths; those that the search has not scored are scored now, and kept in ``scores.json``."""
     file = stage.path / 'scores.json'
     known = {candidate.path: candidate.score for candidate in candidates}
-    known |= json.loads(file.read_text(encoding='utf-8')) if file.exists() else {}
+    known |= read_json(file) if file.exists() else {}
     missing = [path for path in paths if run.space.encode(path) not in known]
     if missing:
         scored = run.scorer().score(missing)
@@ -147,7 +146,7 @@ def _train(run: Run, training: Training, folder: StageDir) -> None:
         optimizer,
         config.schedule,
         num_epochs=config.epochs,
-        warmup_epochs=config.warmup_epochs,
+        warmup_epochs=config.warmup,
         step_on_epochs=False,
         updates_per_epoch=loop.per_epoch,
     )

@@ -11,12 +11,14 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from pinas_models.common.files import write_json
+
 from ..config import Config, ViewConfig
 from ..data import ImageSource, Splits, load_splits, normalize, photometric
 from ..methods import Method
 from ..plugins import Kind, Plugin, find_plugin
 from ..randomness import generator, seeded_scope
-from ..records import StageDir, done_record, load_tensors
+from ..records import StageDir, done_record, load_tensors, read_json
 from ..scoring import Scorer
 from ..spaces import Limits, Space
 from ..strategies import Strategy
@@ -25,6 +27,8 @@ from ..supernets import Supernet
 __all__ = ['Run']
 
 ModuleT = TypeVar('ModuleT', bound=nn.Module)
+
+# Stage -> what later stages need of it.
 
 
 @dataclass(frozen=True)
@@ -80,8 +84,18 @@ class Run:
 
     @property
     def num_classes(self) -> int:
-        """Classes of the data."""
-        return len(self.splits.class_names)
+        """Classes of the data; known without the images once the run has begun."""
+        if 'splits' in self.__dict__ or not self._classes_file.exists():
+            return len(self.splits.class_names)
+        return len(read_json(self._classes_file)['class_names'])
+
+    @property
+    def _classes_file(self) -> Path:
+        return self.path / 'classes.json'
+
+    def note_classes(self) -> None:
+        """Write the names of the classes, so that the report needs no images."""
+        write_json(self._classes_file, {'class_names': list(self.splits.class_names)})
 
     @property
     def limits(self) -> Limits:
@@ -94,17 +108,18 @@ class Run:
         needs = getattr(self._plugin('scorer').module, 'NEEDS', frozenset({'supernet', 'classifier'}))
         return needs if self.config.retrain.start == 'scratch' else needs | {'supernet', 'classifier'}
 
-    def check(self) -> None:
-        """Find what is wrong with the configuration before any work is done.
+    def check_scorer(self) -> None:
+        """Make sure that the scorer exists and its options are right; it may need stages that have not run.
 
         Raises:
-            ValueError: For anything that a later stage would refuse.
-            FileNotFoundError: If there are no images.
+            ValueError: If it does not.
         """
-        _ = self.device, self.splits
-        for kind in ('space', 'supernet', 'method', 'strategy', 'scorer'):
-            self._plugin(kind)  # type: ignore[arg-type]
-        self.strategy()
+        self._plugin('scorer')
+
+    @property
+    def strategy_options(self) -> object:
+        """Options of the strategy."""
+        return self._plugin('strategy').options
 
     def stage(self, name: str) -> StageDir:
         """Folder of a stage."""

@@ -52,6 +52,10 @@ def search(run: Run) -> None:
             best = max(best, shown)
             progress.update(note=f'best {best:.4f}, last {shown:.4f} ({run.space.encode(path)})')
     candidates = trials.candidates()
+    if not candidates:
+        raise ValueError(
+            f'no network of {run.space.name} could be scored under search.limits ({run.limits}): raise them'
+        )
     trials.export(stage.path / 'candidates.jsonl')
     winner = min(candidates, key=lambda candidate: candidate.order)
     result = {'path': winner.path, 'score': winner.score, 'candidates': len(candidates), 'strategy': config.strategy}

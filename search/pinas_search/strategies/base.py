@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -106,8 +106,8 @@ class Seen:
         """Count a path as seen."""
         self._keys.add(self._key(path))
 
-    def __contains__(self, path: Sequence[int]) -> bool:
-        return self._key(path) in self._keys
+    def __contains__(self, path: object) -> bool:
+        return self._key(cast(ChoicePath, path)) in self._keys
 
     def __len__(self) -> int:
         return len(self._keys)

@@ -94,6 +94,7 @@ class OptunaStrategy(Strategy):
     ) -> Proposal:
         """Ask the sampler; a new one with a new study each time, so that nothing depends on what was asked before."""
         path: ChoicePath = ()
+        notes: dict[str, Any] = {}
         with _quiet():
             study = self._study(history, pending)
             for _ in range(_TRIES):
@@ -103,11 +104,17 @@ class OptunaStrategy(Strategy):
                     choices[trial.params[name]]
                     for name, choices in zip(self._distributions, self.space.allowed, strict=True)
                 )
+                storage = study._storage
+                notes = {
+                    'trial': dict(storage.get_trial(trial._trial_id).system_attrs),
+                    'study': dict(storage.get_study_system_attrs(study._study_id)),
+                }
                 if path not in seen and self.limits.allow(self.space, np.array([path]))[0]:
-                    return Proposal(path, {'trial': trial.system_attrs, 'study': study.system_attrs})
+                    return Proposal(path, notes)
                 study.tell(trial, state=TrialState.FAIL)
+        # What takes the place of a suggestion belongs to its generation.
         near = first_unseen(self.pool.mutants(path, generator), seen)
-        return Proposal(near or self.pool.draw(generator, seen))
+        return Proposal(near or self.pool.draw(generator, seen), notes)
 
     def _study(self, history: Sequence[Observation], pending: Sequence[Proposal]) -> optuna.Study:
         """A study in memory with what is known; pending paths are running trials, which samplers may take as bad."""

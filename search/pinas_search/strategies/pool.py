@@ -94,7 +94,7 @@ class PathPool:
             return None
         if not isinstance(self.space, AdditiveSpace) and self.space.size > _LISTED:
             return None  # nothing is known of a path before it is complete
-        paths = np.zeros((1, self.space.num_positions), dtype=np.int64)
+        paths: np.ndarray = np.zeros((1, self.space.num_positions), dtype=np.int64)
         for position, choices in enumerate(self.space.allowed):
             # Each path once per choice, one below the other.
             paths = np.repeat(paths, len(choices), axis=0)

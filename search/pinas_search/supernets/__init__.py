@@ -1,6 +1,7 @@
 """Weight-sharing networks over a space."""
 
 from .base import ChainSupernet, Supernet
+from .nasbench201 import NASBench201Supernet
 from .resnest import ResNeStSupernet
 
-__all__ = ['ChainSupernet', 'ResNeStSupernet', 'Supernet']
+__all__ = ['ChainSupernet', 'NASBench201Supernet', 'ResNeStSupernet', 'Supernet']

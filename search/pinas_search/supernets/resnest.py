@@ -45,7 +45,7 @@ class ResNeStSupernet(ChainSupernet):
             downsample_share: Share the shortcut module of a stage between its candidates (paper Table 7, DS).
         """
         super().__init__()
-        self.space = space
+        self.space: ResNeStSpace = space
         self.downsample_share = downsample_share
         num_choices = space.num_choices[0]
         # The stand-alone networks supply the blocks, so a candidate cannot differ from the block it stands for.

@@ -16,9 +16,9 @@ import torch
 from timm.data import resolve_model_data_config
 from torch import Tensor, nn
 
-from .common.files import atomic_path
-from .common.text import first_line
-from .evaluation.protocols import data_config
+from ..common.files import atomic_path
+from ..common.text import first_line
+from ..evaluation.protocols import data_config
 from .fuse import fold_batch_norms, fuse
 
 __all__ = ['FORMATS', 'TOLERANCE', 'ExportError', 'ExportReport', 'check_target', 'export', 'find_format']

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..common.text import first_line
-from ..evaluation.running import DTYPES
+from ..evaluation.classifier import DTYPES
 from ..loading import open_model
 
 __all__ = ['BENCHES', 'Setup', 'explain', 'open_untrained', 'running', 'synchronize']

@@ -18,9 +18,11 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .common.text import first_line
+from ..choices import BLOCK_CHOICES, BlockChoice
+from ..common.text import first_line
+from ..pinas import PinasNet
 
-__all__ = ['Costs', 'ModuleCost', 'measure_costs']
+__all__ = ['Costs', 'ModuleCost', 'StageCosts', 'measure_costs', 'network_stages']
 
 _ATEN = torch.ops.aten
 # Operators whose outputs fvcore, and with it timm's tables, calls activations: convolutions and matrix products.
@@ -129,6 +131,64 @@ def measure_costs(model: nn.Module, input_size: tuple[int, int, int]) -> Costs:
         activation_bytes=meter.peak,
         parts=parts,
     )
+
+
+@dataclass(frozen=True)
+class StageCosts:
+    """What a stage of a network of the Π-NAS space consists of and what it costs.
+
+    Attributes:
+        name: Module name, ``layer1`` and so on.
+        choices: Choice of each block.
+        stride: Pixels of the image per step of the stage's output.
+        dilations: Dilation of the 3x3 convolution of each block.
+        output_shape: Shape of the output for one image, [C, H, W].
+        params: Parameters.
+        macs: Multiply-accumulates for one image.
+        block_macs: The same for each block.
+    """
+
+    name: str
+    choices: tuple[int, ...]
+    stride: int
+    dilations: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    params: int
+    macs: int
+    block_macs: tuple[int, ...]
+
+    @property
+    def blocks(self) -> tuple[BlockChoice, ...]:
+        """What the choices mean."""
+        return tuple(BLOCK_CHOICES[choice] for choice in self.choices)
+
+
+def network_stages(model: PinasNet, costs: Costs) -> list[StageCosts]:
+    """Describe the stages of a network.
+
+    Args:
+        model: The network.
+        costs: What ``measure_costs`` counted on this network.
+    """
+    stages, start = [], 0
+    for info in model.feature_info[1:]:  # the first is the stem
+        name = info['module']
+        blocks = list(model.get_submodule(name))
+        cost, parts = costs.parts[name], [costs.parts[f'{name}.{i}'] for i in range(len(blocks))]
+        stages.append(
+            StageCosts(
+                name=name,
+                choices=model.choices[start : start + len(blocks)],
+                stride=info['reduction'],
+                dilations=tuple(block.conv2.conv.dilation[0] for block in blocks),
+                output_shape=cost.output_shape or (),
+                params=cost.params,
+                macs=cost.macs,
+                block_macs=tuple(part.macs for part in parts),
+            )
+        )
+        start += len(blocks)
+    return stages
 
 
 def _count(tensors: Iterable[torch.Tensor]) -> int:

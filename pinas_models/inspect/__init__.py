@@ -1,0 +1,1 @@
+"""Looking at a network: what it costs and how it is built."""

@@ -1,0 +1,239 @@
+"""The weight-sharing network over NAS-Bench-201: every edge of every cell holds its five operations."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..spaces import ChoicePath, NASBench201Space, Space
+from ..spaces.nasbench201 import working_edges
+from ..spaces.nasbench201_network import (
+    EDGES,
+    NUM_NODES,
+    CellNetwork,
+    ReductionBlock,
+    last_activation,
+    make_operation,
+    make_stem,
+    run_cell,
+)
+from .base import Supernet
+
+__all__ = ['NASBench201Supernet', 'Options', 'create']
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of the supernet.
+
+    Attributes:
+        affine: The batch norms of the cells have weights; without, the convolutions of the cells have a bias.
+        track_running_stats: The batch norms of the cells keep running statistics, which can be calibrated for a path;
+            without, they use the statistics of each batch, in evaluation too.
+    """
+
+    affine: bool = False
+    track_running_stats: bool = False
+
+
+class SearchCell(nn.Module):
+    """A cell that holds all operations of every edge."""
+
+    def __init__(self, space: NASBench201Space, channels: int, *, affine: bool, track_running_stats: bool) -> None:
+        super().__init__()
+        self.edges = nn.ModuleDict(
+            {
+                edge: nn.ModuleList(
+                    make_operation(choice, channels, affine=affine, track_running_stats=track_running_stats)
+                    for choice in range(num_choices)
+                )
+                for edge, num_choices in zip(space.describe().positions, space.num_choices, strict=True)
+            }
+        )
+
+    def operations(self, path: Sequence[int]) -> list[nn.Module]:
+        """The operation of each edge."""
+        return [choices[choice] for choices, choice in zip(self.edges.values(), path, strict=True)]  # type: ignore[index]
+
+    def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
+        """Run the operations of a valid path that its output needs: [N, C, H, W] -> [N, C, H, W]."""
+        return run_cell(x, self.operations(path), working_edges(path))
+
+
+class SharedCell:
+    """A cell on one input for many paths: an edge is computed once for all paths that agree on what it depends on."""
+
+    def __init__(self, cell: SearchCell, x: torch.Tensor) -> None:
+        self._cell, self._input = cell, x
+        self._results: dict[int, dict[Hashable, torch.Tensor]] = {}  # source node -> results of its edges
+        self._last: Hashable = None  # how the last inner node came about
+
+    def __call__(self, path: ChoicePath) -> torch.Tensor:
+        """The output of the cell for a valid path."""
+        operations = self._cell.operations(path)
+        working = working_edges(path)
+        nodes: list[torch.Tensor] = [self._input]
+        origins: list[Hashable] = [()]
+        for node in range(1, NUM_NODES):
+            incoming = [edge for edge in working if EDGES[edge][1] == node]
+            origin = tuple((edge, path[edge], origins[EDGES[edge][0]]) for edge in incoming)
+            results = [self._edge(key, operations, nodes) for key in origin]
+            nodes.append(sum(results[1:], results[0]) if results else self._input.mul(0.0))
+            origins.append(origin)
+            if node == NUM_NODES - 2 and origin != self._last:
+                self._results[node], self._last = {}, origin  # sorted paths do not come back to it
+        return nodes[-1]
+
+    def _edge(
+        self, key: tuple[int, int, Hashable], operations: Sequence[nn.Module], nodes: Sequence[torch.Tensor]
+    ) -> torch.Tensor:
+        source = EDGES[key[0]][0]
+        results = self._results.setdefault(source, {})
+        if key not in results:
+            results[key] = operations[key[0]](nodes[source])
+        return results[key]
+
+
+class NASBench201Supernet(Supernet):
+    """All networks of NAS-Bench-201 in one, as the benchmark's authors share weights (``TinyNetworkRANDOM``).
+
+    Names are theirs: ``cells.{i}.edges.{target}<-{source}.{choice}.op.{1,2}``, without the classifier. Stem, the two
+    reduction blocks and the last batch norm are shared by all paths and always have weights and running statistics.
+    """
+
+    space: NASBench201Space
+
+    def __init__(self, space: NASBench201Space, affine: bool = False, track_running_stats: bool = False) -> None:
+        """Draw fresh weights: PyTorch's defaults, as the benchmark's authors.
+
+        Args:
+            space: The space; one that leaves out operations has the same supernet as the whole.
+            affine: The batch norms of the cells have weights; without, the convolutions of the cells have a bias.
+            track_running_stats: The batch norms of the cells keep running statistics.
+        """
+        super().__init__()
+        self.space = space
+        self.affine = affine
+        self.track_running_stats = track_running_stats
+        self.num_features = 4 * space.channels
+        self.stem = make_stem(space.channels)
+        self.cells = nn.ModuleList()
+        for stage in range(3):
+            width = space.channels << stage
+            if stage:
+                self.cells.append(ReductionBlock(width // 2, width))
+            self.cells.extend(
+                SearchCell(space, width, affine=affine, track_running_stats=track_running_stats)
+                for _ in range(space.num_cells)
+            )
+        self.lastact = last_activation(self.num_features)
+
+    def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
+        """Run one network; only the operations that its output needs are computed.
+
+        Args:
+            x: Images [N, 3, H, W].
+            path: One operation per edge.
+
+        Returns:
+            The map behind the last batch norm and ReLU, [N, F, H / 4, W / 4].
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        return self._finish(self.cells[0](self.stem(x), path), path)
+
+    def run_many(
+        self, images: torch.Tensor, paths: Iterable[Sequence[int]]
+    ) -> Iterator[tuple[ChoicePath, torch.Tensor]]:
+        """Run many networks on the same images; the maps are those of ``forward``, bit for bit.
+
+        What they share is computed once: the stem, and in the first cell every edge with the same input and operation.
+        Valid where a module computes the same for every path: in eval mode, unless its statistics are calibrated for
+        each path.
+
+        Args:
+            images: Images [N, 3, H, W].
+            paths: The paths; they are run sorted, so that little has to be kept at a time.
+
+        Yields:
+            A path and its map behind the last batch norm and ReLU, [N, F, H / 4, W / 4].
+
+        Raises:
+            ValueError: If a path is not in the space, or the supernet is in training mode.
+        """
+        if self.training:
+            raise ValueError('networks share results in eval mode only: call eval() first')
+        shared = SharedCell(self.cells[0], self.stem(images))  # type: ignore[arg-type]
+        for path in sorted({self.space.validate(path) for path in paths}):
+            yield path, self._finish(shared(path), path)
+
+    def _finish(self, x: torch.Tensor, path: ChoicePath) -> torch.Tensor:
+        for cell in self.cells[1:]:
+            x = cell(x, path) if isinstance(cell, SearchCell) else cell(x)
+        return self.lastact(x)
+
+    def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
+        """The modules that a path computes with weights: the shared ones and its convolutions that reach the output."""
+        path = self.space.validate(path)
+        working = working_edges(path)
+        operations = [
+            operation
+            for cell in self.cells
+            if isinstance(cell, SearchCell)
+            for edge, operation in enumerate(cell.operations(path))
+            if edge in working and any(True for _ in operation.parameters())
+        ]
+        return [*self.shared_modules(), *operations]
+
+    def shared_modules(self) -> list[nn.Module]:
+        """The modules that every path has: stem, reduction blocks, last batch norm."""
+        return [self.stem, *(cell for cell in self.cells if isinstance(cell, ReductionBlock)), self.lastact]
+
+    def extract(self, path: Sequence[int], classifier: nn.Linear | None = None) -> CellNetwork:
+        """Build the stand-alone network of a path with the weights that it has here.
+
+        Args:
+            path: The path.
+            classifier: Head to inherit; no head if None.
+
+        Returns:
+            A network whose features equal the supernet's. Its batch norms are those of the supernet: with the default
+            settings they have no weights and use the statistics of the batch, unlike the benchmark's networks.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        weight = next(self.parameters())
+        network = self.space.build(
+            path,
+            num_classes=0 if classifier is None else classifier.out_features,
+            affine=self.affine,
+            track_running_stats=self.track_running_stats,
+            device=weight.device,
+        )
+        state = {name: tensor for name, tensor in self.state_dict().items() if '.edges.' not in name}
+        for index, cell in enumerate(self.cells):
+            if isinstance(cell, SearchCell):
+                for edge, operation in enumerate(cell.operations(path)):
+                    state |= {f'cells.{index}.layers.{edge}.{n}': t for n, t in operation.state_dict().items()}
+        if classifier is not None:
+            state |= {f'classifier.{name}': tensor for name, tensor in classifier.state_dict().items()}
+        network.to(weight.dtype).load_state_dict(state)
+        return network.train(self.training)
+
+
+def create(space: Space, options: Options) -> NASBench201Supernet:
+    """Build the supernet of NAS-Bench-201.
+
+    Raises:
+        ValueError: If the space is another one.
+    """
+    if not isinstance(space, NASBench201Space):
+        raise ValueError(f'the supernet nasbench201 holds networks of NAS-Bench-201, not of {space.name}')
+    return NASBench201Supernet(space, options.affine, options.track_running_stats)
