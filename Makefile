@@ -14,17 +14,34 @@ export NO_MKDOCS_2_WARNING := 1
 	$(BIN)/pip install --quiet --prefer-binary -e ".[all]"
 	touch $@
 
+# The forks of OpenMMLab's packages have the import names of the originals in .venv, so they need an environment of their
+# own. It takes everything else from .venv by links: nothing is downloaded twice.
+.venv-onedl/.installed: .venv/.installed
+	rm -rf .venv-onedl
+	$(BIN)/python -m venv .venv-onedl
+	mkdir .venv-onedl/shared
+	for entry in $(CURDIR)/$(BIN)/../lib/python3*/site-packages/*; do \
+	  case $${entry##*/} in mmcv*|mmdet*|mmengine*|mmseg*|onedl*|*pinas_models*|pip|pip-*|setuptools*|pkg_resources|*distutils*) ;; \
+	    *) ln -s $$entry .venv-onedl/shared/ ;; esac; done
+	echo "import site; site.addsitedir('$(CURDIR)/.venv-onedl/shared')" > $$(echo .venv-onedl/lib/python3*/site-packages)/shared.pth
+	.venv-onedl/bin/pip install --quiet --prefer-binary -e ".[downstream-onedl]"
+	touch $@
+
+# What touches the packages themselves: imports, operators, checkpoints, every message to a mistake, their tools.
+ONEDL_TESTS := $(addprefix tests/downstream/test_,imports.py operators.py checkpoints.py mistakes.py tools.py own_data.py)
+
 demo: .venv/.installed
 	$(BIN)/pinas-search run --config digits --out runs/demo
 	$(BIN)/python -c "import timm, pinas_models; m = timm.create_model('local-dir:runs/demo/retrain/winner/model', pretrained=True); print('timm opened the winner:', m.choices)"
 
-test: .venv/.installed
+test: .venv/.installed .venv-onedl/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mkdocs build --strict
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2  # two processes with a thread each; more would wait for each other
+	OMP_NUM_THREADS=1 .venv-onedl/bin/python -m pytest -n 2 $(ONEDL_TESTS)
 	OMP_NUM_THREADS=1 $(BIN)/python tests/timm_suite/run.py -n 2  # timm's own tests on our models
 
 # The site, in site/; a broken link or an unknown name is an error (not with --quiet, which counts no warnings).
@@ -36,4 +53,4 @@ cards: .venv/.installed
 	$(BIN)/python -m pinas_models.cards model_cards
 
 clean:
-	rm -rf .venv runs site
+	rm -rf .venv .venv-onedl runs site

@@ -1,13 +1,14 @@
 """Π-NAS backbones in MMDetection and MMSegmentation, without compiled operators.
 
-``custom_imports = dict(imports=['pinas_downstream'])`` in a config, or the import before anything of ``mmdet`` or
-``mmseg``, does four things:
+``custom_imports = dict(imports=['pinas_downstream'])`` in a config, or the import in Python, does four things:
 
 - It registers the names below, once for mmdet, mmseg and plain mmengine configs. What stands behind them is imported
   when a config asks for it: the import itself loads neither torch nor mmdet nor mmseg.
 - Where mmcv was installed without its compiled operators, it serves those that Mask R-CNN needs from torchvision.
 - It replaces mmengine's reading of checkpoints by one that executes nothing from a file.
 - It lets ``_base_ = 'mmseg::...'`` find the configs of the fork of mmseg, from the next config on.
+
+The forks of mmdet and mmseg may have been imported before; the originals cannot be, without compiled operators.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import inspect
 from importlib import import_module
 from typing import Any
 
-from .patches.imports import after_import, check_order, find_configs_of_mmseg, serve_operators
+from .patches.imports import after_import, find_configs_of_mmseg, mend_late_imports, serve_operators
 
 try:
     from mmengine.registry import MODELS
@@ -66,8 +67,8 @@ def _secure(module: Any) -> None:
     secure(module)
 
 
-check_order()
 serve_operators()
+mend_late_imports()
 after_import('mmengine.runner.checkpoint', _secure)
 find_configs_of_mmseg()
 for _name in _MODULES:

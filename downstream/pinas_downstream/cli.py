@@ -10,7 +10,7 @@ from pinas_models.common.command_line import command_modules, run_command
 __all__ = ['main']
 
 # In the order of the help.
-COMMANDS = ('info', 'train', 'test', 'predict', 'convert')
+COMMANDS = ('info', 'train', 'test', 'predict', 'publish', 'convert', 'tool')
 _DESCRIPTION = 'Detect and segment with Π-NAS backbones in MMDetection and MMSegmentation.'
 
 

@@ -50,6 +50,15 @@ OF_A_DETECTOR = [
     ('val_evaluator.ann_file=a.json', 'val_evaluator: there is no annotation file a.json'),
     ('model.backbone.init_cfg.checkpoint=a.pth', 'a.pth'),
     ('load_from=a.pth', 'a.pth: no such file'),
+    ('model.neck.in_channels=[256,512,1024,2048]', 'but the backbone gives [64, 128, 256, 512]'),
+    ('model.backbone.out_indices=3', "PiNAS: 'int' object is not iterable"),
+    ('train_dataloader.batch_size=8', 'an epoch has no batch: 4 images are fewer than train_dataloader.batch_size'),
+    ('train_cfg.max_epoch=2 model.nek.a=4', 'did you mean max_epochs?; --cfg-options model.nek.a: model has no nek'),
+    (
+        'train_dataloader.batch_size=1 model.roi_head.mask_head.num_classes=80 val_evaluator.ann_file=a.json '
+        'train_dataloader.dataset.data_prefix.img=images/',
+        '4 faults: (1) train_dataloader.batch_size is 1',
+    ),
     (
         'train_dataloader.batch_sampler.drop_last=False train_dataloader.dataset.indices=3',
         'a batch of one image',
@@ -57,6 +66,7 @@ OF_A_DETECTOR = [
 ]
 OF_A_SEGMENTOR = [
     ('model.auxiliary_head.num_classes=19', 'model.auxiliary_head.num_classes is 19'),
+    ('model.decode_head.in_channels=2048', 'in_channels is 2048, but the backbone gives [512] at in_index 3'),
     ('train_dataloader.dataset.img_suffix=.png', 'no image ends in .png in '),
     ('train_dataloader.dataset.seg_map_suffix=_labels.png', '4 of 4 label maps are missing'),
     ('default_hooks.checkpoint.save_best=coco/mIoU', 'IoUMetric gives aAcc, mAcc, mIoU'),
@@ -144,6 +154,7 @@ def test_data_of_a_training(name, damage, options, text, tiny_pennfudan, tiny_ca
     damage(root)
     assert train(name, root, tmp_path / 'run', *options.split()) == 2
     assert text in error_line(capsys)
+    assert not list((tmp_path / 'run').glob('*.pth'))
 
 
 # Test, predict and convert: the checkpoint
@@ -190,6 +201,35 @@ def test_checkpoints(command, name, files, tiny_camvid, tmp_path, capsys):
     assert not [path for path in tmp_path.rglob('*') if path.suffix in ('.pth', '.json', '.jpg')]
 
 
+# Info: the file
+
+FILES = [
+    ('', 'c.py: the configuration has no model; it must be a dict with a type'),
+    ('model = None', 'has model = None'),
+    ('model = 5', 'has model = 5'),
+    ("model = dict(backbone=dict(type='PiNAS'))", 'it must be a dict with a type'),
+    ("model = dict(type='EncoderDecoder', backbone=3)", 'model.backbone = 3; it must be a dict with a type'),
+    ("model = dict(type='PiNAS', choices=3.5)", 'choices is 3.5'),
+    ("model = dict(type='PiNAS', choices='mini')\ntrain_dataloader = 3\noptim_wrapper = []", 'optim_wrapper = []; it'),
+    (
+        "model = dict(type='PiNAS', choices='mini')\nval_dataloader = dict(dataset=None)",
+        'val_dataloader.dataset = None',
+    ),
+    ("model = dict(type='PiNAS', choices='mini')\nparam_scheduler = [3]", 'param_scheduler.0 = 3; it must be a dict'),
+    ("model = dict(type='PiNAS', choices='mini')\ntrain_cfg = 'long'", "train_cfg = 'long'; it must be a dict"),
+    ('model = dict(', 'c.py: cannot be read: SyntaxError'),
+    ('width = 1 / 0', 'c.py: cannot be read: ZeroDivisionError: division by zero'),
+    ("_base_ = 'nowhere.py'", 'nowhere.py'),
+]
+
+
+@pytest.mark.parametrize(('content', 'text'), FILES)
+def test_files_of_configurations(content, text, tmp_path, capsys):
+    (tmp_path / 'c.py').write_text(content)
+    assert main(['info', str(tmp_path / 'c.py')]) == 2
+    assert text in error_line(capsys)
+
+
 # What else a command line can be wrong in
 
 
@@ -199,6 +239,10 @@ LINES = [
     ('train {config} --launcher pytorch', 'torchrun --nproc-per-node N -m pinas_downstream.cli'),
     ('info mask-rcnn_pinas-min_pennfudan', f'did you mean {DETECTOR}?'),
     ('info --dump x.py', 'name one'),
+    ('info {config} --classes a,,b', 'the classes must be different names, without an empty one'),
+    ('publish {config} {file} {data}', 'is not empty: name another folder'),
+    ('tool nowhere.py', 'nowhere.py: no such file'),
+    ('tool mmdet/nothing', 'there is no such tool in'),
 ]
 
 

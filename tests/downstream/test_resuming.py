@@ -10,6 +10,7 @@ import pytest
 import torch
 from small_runs import DETECTOR, SEGMENTOR, SMALL, configuration, error_line, scalars_of, train
 
+from pinas_downstream.cli import main
 from pinas_downstream.patches.checkpoints import read
 from pinas_downstream.running.resume import find_checkpoint
 
@@ -40,28 +41,44 @@ def test_an_interrupted_training_says_how_to_go_on(tiny_camvid, tmp_path, monkey
     assert read(tmp_path / 'run' / 'iter_2.pth')['meta']['iter'] == 2
 
 
-def test_a_killed_training_goes_on(tiny_pennfudan, tmp_path):
-    """With kill -9, at any time after the first epoch; two more follow after --resume."""
-    work_dir = tmp_path / 'run'
-    epochs = ['train_cfg.max_epochs=3', 'train_cfg.val_interval=3']
-    command = [sys.executable, '-m', 'pinas_downstream.cli', 'train', DETECTOR, '--work-dir', str(work_dir)]
-    command += ['--data-root', str(tiny_pennfudan), '--seed', '0', '--cfg-options', *SMALL[DETECTOR], *epochs]
+LONG = {
+    DETECTOR: ['train_cfg.max_epochs=3', 'train_cfg.val_interval=1'],
+    SEGMENTOR: ['train_cfg.max_iters=5', 'train_cfg.val_interval=1', 'default_hooks.checkpoint.interval=1'],
+}
+
+
+@pytest.mark.parametrize(
+    ('name', 'line', 'end'),
+    [(DETECTOR, 'Epoch(train) [2][1/2]', 'epoch_3'), (SEGMENTOR, 'Iter(train) [3/5]', 'iter_5')],
+)
+def test_a_killed_training_ends_as_the_unbroken_one(name, line, end, tiny_pennfudan, tiny_camvid, tmp_path):
+    """With kill -9: the same losses and weights, bit for bit, though validations lie between."""
+    data_root, work_dir = tiny_pennfudan if name == DETECTOR else tiny_camvid, tmp_path / 'run'
+    command = [sys.executable, '-m', 'pinas_downstream.cli', 'train', name, '--work-dir', str(work_dir)]
+    command += ['--data-root', str(data_root), '--cfg-options', *SMALL[name], *LONG[name]]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env={**os.environ, 'PYTHONUNBUFFERED': '1'}
     ) as run:
-        for line in run.stdout:
-            if 'Epoch(train) [2][1/2]' in line:
+        for printed in run.stdout:
+            if line in printed:
                 run.kill()
     assert run.returncode == -9
     last = find_checkpoint(work_dir)
-    assert last.name in ('epoch_1.pth', 'epoch_2.pth')
-    done = read(last)['meta']['iter']
+    assert last.stem in ('epoch_1', 'epoch_2', 'iter_2', 'iter_3', 'iter_4')
+    done = read(last)['meta']
     (killed,) = work_dir.glob('*/vis_data/scalars.json')
     shutil.rmtree(killed.parents[1])
-    assert train(DETECTOR, tiny_pennfudan, work_dir, *epochs, flags=['--resume']) == 0
-    steps = [line['step'] for line in scalars_of(work_dir) if 'loss' in line]
-    assert steps == list(range(done + 1, 7))
-    assert read(work_dir / 'epoch_3.pth')['meta']['iter'] == 6
+    # Neither has got a seed on the command line: it is drawn, and in the checkpoint.
+    assert main([*command[3:9], '--resume', *command[9:]]) == 0
+    assert train(name, data_root, tmp_path / 'whole', *LONG[name], flags=['--seed', str(done['seed'])]) == 0
+    resumed, whole = (
+        {line['step']: line['loss'] for line in scalars_of(folder) if 'loss' in line}
+        for folder in (work_dir, tmp_path / 'whole')
+    )
+    assert list(resumed) == list(range(done['iter'] + 1, max(whole) + 1))
+    assert resumed == {step: loss for step, loss in whole.items() if step in resumed}
+    weights, expected = (read(folder / f'{end}.pth')['state_dict'] for folder in (work_dir, tmp_path / 'whole'))
+    assert all(torch.equal(weights[key], tensor) for key, tensor in expected.items())
 
 
 def test_resuming_where_nothing_was_trained_starts(trained_segmentor, tiny_camvid, tmp_path):
@@ -71,6 +88,20 @@ def test_resuming_where_nothing_was_trained_starts(trained_segmentor, tiny_camvi
     options += [f'val_{name}=None' for name in ('cfg', 'dataloader', 'evaluator')]
     assert train(SEGMENTOR, tiny_camvid, tmp_path, *options, flags=['--resume']) == 0
     assert [line['step'] for line in scalars_of(tmp_path)] == [1, 2]
+
+
+def test_a_new_training_deletes_no_checkpoint_unasked(tiny_camvid, tmp_path, capsys):
+    for name in ('iter_900.pth', 'best_mIoU_iter_750.pth', 'mine.pth'):
+        checkpoint_file(tmp_path / name)
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'iter_900.pth'))
+    assert train(SEGMENTOR, tiny_camvid, tmp_path) == 2
+    assert 'earlier training (iter_900.pth, best_mIoU_iter_750.pth): --resume goes on' in error_line(capsys)
+    assert train(SEGMENTOR, tiny_camvid, tmp_path, 'train_cfg.max_iter=1', flags=['--force']) == 2  # a mistake first
+    assert find_checkpoint(tmp_path) == tmp_path / 'iter_900.pth'
+    assert train(SEGMENTOR, tiny_camvid, tmp_path, flags=['--force']) == 0
+    assert find_checkpoint(tmp_path).name == 'iter_2.pth'
+    assert {path.stem.split('_')[0] for path in tmp_path.glob('*.pth')} == {'iter', 'best', 'mine'}
+    assert not (tmp_path / 'best_mIoU_iter_750.pth').exists()
 
 
 def checkpoint_file(path):

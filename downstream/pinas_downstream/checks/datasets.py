@@ -6,26 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-__all__ = ['build_datasets', 'check_folders', 'inner_datasets']
+from ..config.classes import inner_datasets
 
-
-def inner_datasets(config: dict[str, Any], place: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The datasets inside wrappers around one (``dataset``) or several (``datasets``).
-
-    Args:
-        config: A dataset or a wrapper.
-        place: Its dotted name.
-
-    Yields:
-        Dotted name, configuration.
-    """
-    if isinstance(config.get('dataset'), dict):
-        yield from inner_datasets(config['dataset'], f'{place}.dataset')
-    elif isinstance(config.get('datasets'), (list, tuple)):
-        for index, inner in enumerate(config['datasets']):
-            yield from inner_datasets(inner, f'{place}.datasets.{index}')
-    else:
-        yield place, config
+__all__ = ['build_datasets', 'check_folders']
 
 
 def build_datasets(config: dict[str, Any], place: str) -> Iterator[tuple[str, Any]]:

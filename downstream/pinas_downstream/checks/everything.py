@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
+from pinas_models.common.text import one_line
+
+from ..config.classes import inner_datasets
 from .coco import check_coco
 from .datasets import build_datasets, check_folders
 from .evaluators import check_evaluator, check_save_best
@@ -23,15 +28,14 @@ def check_training(config: Config) -> None:
         config: Complete.
 
     Raises:
-        OSError: If a file or folder is missing.
-        ValueError: If something does not fit; the message says what.
+        OSError: If the only fault is a file or folder that is missing.
+        ValueError: If something does not fit; the message names everything.
     """
-    check_batch_size(config)
-    _check_loader(config, 'train')
+    checks: list[Callable[[], None]] = [partial(check_batch_size, config), *_of_loader(config, 'train')]
     if config.get('val_dataloader'):
-        _check_loader(config, 'val')
-        check_evaluator(config, 'val')
-        check_save_best(config)
+        checks += [*_of_loader(config, 'val'), partial(check_evaluator, config, 'val')]
+        checks.append(partial(check_save_best, config))
+    _run(checks, config)
 
 
 def check_testing(config: Config) -> None:
@@ -41,25 +45,56 @@ def check_testing(config: Config) -> None:
         config: Complete.
 
     Raises:
-        OSError: If a file or folder is missing.
-        ValueError: If something does not fit; the message says what.
+        OSError: If the only fault is a file or folder that is missing.
+        ValueError: If something does not fit; the message names everything.
     """
-    _check_loader(config, 'test')
-    check_evaluator(config, 'test')
+    _run([*_of_loader(config, 'test'), partial(check_evaluator, config, 'test')], config)
 
 
-def _check_loader(config: Config, split: str) -> None:
+def _run(checks: Iterable[Callable[[], None]], config: Config) -> None:
+    faults: list[ValueError | OSError] = []
+    # Unqualified names, such as CocoDataset, are looked for there.
+    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
+        for check in checks:
+            try:
+                check()
+            except (ValueError, OSError) as error:
+                if str(error) not in map(str, faults):
+                    faults.append(error)
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        listed = '; '.join(f'({number}) {one_line(fault)}' for number, fault in enumerate(faults, 1))
+        raise ValueError(f'{len(faults)} faults: {listed}')
+
+
+def _of_loader(config: Config, split: str) -> Iterator[Callable[[], None]]:
     place = f'{split}_dataloader'
     loader: dict[str, Any] | None = config.get(place)
     if not loader or not isinstance(loader.get('dataset'), dict):
         raise ValueError(f'{config.filename}: has no {place} with a dataset')
-    # Unqualified names, such as CocoDataset, are looked for there.
-    with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
-        for name, dataset in build_datasets(loader['dataset'], f'{place}.dataset'):
-            check_num_classes(config, dataset.metainfo.get('classes'), name)
-            check_folders(dataset, name)
-            kinds = {cls.__name__ for cls in type(dataset).__mro__}
-            if 'CocoDataset' in kinds:
-                check_coco(dataset, name, training=split == 'train')
-            elif 'BaseSegDataset' in kinds:
-                check_segmentation(dataset, name)
+    for name, settings in inner_datasets(loader['dataset'], f'{place}.dataset'):
+        for check in (_check_classes, _check_files):
+            yield partial(check, config, name, settings, split)
+
+
+def _check_classes(config: Config, place: str, settings: dict[str, Any], split: str) -> None:
+    training = (config.get('train_dataloader') or {}).get('dataset') or {}
+    if split == 'val' and any(_kind(settings) == _kind(inner) for _, inner in inner_datasets(training, '')):
+        return  # the same was said of the training
+    for _, dataset in build_datasets(settings, place):
+        check_num_classes(config, dataset.metainfo.get('classes'), place)
+
+
+def _kind(settings: Mapping[str, Any]) -> tuple[Any, ...]:
+    return settings.get('type'), settings.get('metainfo')
+
+
+def _check_files(config: Config, place: str, settings: dict[str, Any], split: str) -> None:
+    for _, dataset in build_datasets(settings, place):
+        check_folders(dataset, place)
+        kinds = {cls.__name__ for cls in type(dataset).__mro__}
+        if 'CocoDataset' in kinds:
+            check_coco(dataset, place, training=split == 'train')
+        elif 'BaseSegDataset' in kinds:
+            check_segmentation(dataset, place)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
+from pinas_models.common.text import first_names
+
+from ..config.classes import heads
+
 if TYPE_CHECKING:
+    from torch import nn
     from torch.utils.data import DataLoader
 
-__all__ = ['check_batch_size', 'check_last_batch', 'check_num_classes']
-
-_HEADS = ('bbox_head', 'mask_head', 'decode_head', 'auxiliary_head')
+__all__ = ['check_batch_size', 'check_channels', 'check_last_batch', 'check_num_classes']
 
 
 def check_num_classes(config: Config, classes: Sequence[str] | None, place: str) -> None:
@@ -29,24 +32,53 @@ def check_num_classes(config: Config, classes: Sequence[str] | None, place: str)
     """
     if classes is None:
         return
-    for name, head in _heads(config.model, 'model'):
-        number = head.get('num_classes')
-        if number is not None and number != len(classes):
-            raise ValueError(
-                f'{name}.num_classes is {number}, but {place} has {len(classes)} classes '
-                f'({", ".join(map(str, classes[:5]))}{", ..." if len(classes) > 5 else ""})'
-            )
+    numbers = {f'{name}.num_classes': head.get('num_classes') for name, head in heads(config.model, 'model')}
+    wrong = [f'{name} is {number}' for name, number in numbers.items() if number not in (None, len(classes))]
+    if wrong:
+        raise ValueError(
+            f'{" and ".join(wrong)}, but {place} has {len(classes)} classes ({first_names(classes)}); '
+            '--classes A,B,C sets data and heads'
+        )
 
 
-def _heads(config: Mapping[str, Any], place: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    for name, value in config.items():
-        for index, part in enumerate(value if isinstance(value, (list, tuple)) else [value]):
-            if not isinstance(part, dict):
-                continue
-            key = f'{place}.{name}.{index}' if isinstance(value, (list, tuple)) else f'{place}.{name}'
-            if name in _HEADS:
-                yield key, part
-            yield from _heads(part, key)
+def check_channels(model: nn.Module) -> None:
+    """Check that what follows our backbone takes the channels that it gives.
+
+    Args:
+        model: Built.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    from ..models.backbone import PiNAS
+    from ..patches.checkpoints import innermost
+
+    model = innermost(model)
+    backbone = getattr(model, 'backbone', None)
+    if not isinstance(backbone, PiNAS):
+        return
+    given = list(backbone.out_channels)
+    if getattr(model, 'neck', None) is not None:
+        wanted = getattr(model.neck, 'in_channels', None)
+        if isinstance(wanted, (list, tuple)) and list(wanted) != given:
+            raise ValueError(f'model.neck.in_channels is {list(wanted)}, but the backbone gives {given}')
+        return
+    for name in ('decode_head', 'auxiliary_head'):
+        parts: Any = getattr(model, name, None)
+        for head in [parts] if hasattr(parts, 'in_index') else parts or ():
+            chosen = [head.in_index] if isinstance(head.in_index, int) else list(head.in_index)
+            wrong = [index for index in chosen if not -len(given) <= index < len(given)]
+            wanted = [head.in_channels] if isinstance(head.in_channels, int) else list(head.in_channels)
+            if wrong:
+                raise ValueError(f'model.{name}.in_index is {head.in_index}, but the backbone gives {len(given)} maps')
+            found = [given[index] for index in chosen]
+            if head.input_transform == 'resize_concat':
+                found, wanted = [sum(found)], [sum(wanted)]
+            if found != wanted:
+                raise ValueError(
+                    f'model.{name}.in_channels is {head.in_channels}, but the backbone gives {found} at in_index '
+                    f'{head.in_index}'
+                )
 
 
 def check_batch_size(config: Config) -> None:
@@ -89,12 +121,18 @@ def check_last_batch(loader: DataLoader[Any], config: Config) -> None:
         config: It is made from.
 
     Raises:
-        ValueError: If it does and the backbone cannot learn from one.
+        ValueError: If it does and the backbone cannot learn from one, or the epoch has no batch at all.
     """
     from torch.utils.data import BatchSampler
 
-    endless = 'Infinite' in type(loader.sampler).__name__
-    if endless or type(loader.batch_sampler) is not BatchSampler or loader.batch_sampler.drop_last:
+    if 'Infinite' in type(loader.sampler).__name__ or loader.batch_sampler is None:
+        return
+    if len(loader) == 0:
+        raise ValueError(
+            f'an epoch has no batch: {len(loader.sampler)} images are fewer than train_dataloader.batch_size'  # type: ignore[arg-type]
+            ', and drop_last=True leaves them out; write a smaller one'
+        )
+    if type(loader.batch_sampler) is not BatchSampler or loader.batch_sampler.drop_last:
         return
     images, batch = len(loader.sampler), loader.batch_sampler.batch_size  # type: ignore[arg-type]  # it is finite
     if images % batch == 1 and _needs_two_images(config):

@@ -6,9 +6,11 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import DictAction
+from mmengine.config import Config, DictAction
 
-__all__ = ['add_config_options', 'add_running_options', 'cfg_options']
+from ..config import load_config
+
+__all__ = ['add_config_options', 'add_running_options', 'read_config']
 
 
 class _Settings(DictAction):
@@ -39,6 +41,9 @@ def add_config_options(parser: argparse.ArgumentParser, *, optional: bool = Fals
     )
     parser.add_argument('--data-root', metavar='DIR', help="folder of the data, instead of the configuration's")
     parser.add_argument(
+        '--classes', type=_names, metavar='A,B,C', help='names of the classes of your data, in the order of the labels'
+    )
+    parser.add_argument(
         '--cfg-options', nargs='+', action=_Settings, metavar='KEY=VALUE', help='change any setting, dotted'
     )
 
@@ -57,6 +62,15 @@ def add_running_options(parser: argparse.ArgumentParser, work_dir: str) -> None:
     )
 
 
-def cfg_options(options: dict[str, Any] | None) -> dict[str, Any]:
-    """What was given as ``--cfg-options``; nothing if it was not."""
-    return options or {}
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(',')]
+
+
+def read_config(args: argparse.Namespace) -> Config:
+    """Read the configuration that a command line names, with its changes.
+
+    Raises:
+        OSError: If there is none.
+        ValueError: See ``load_config``.
+    """
+    return load_config(args.config, args.cfg_options, args.data_root, args.classes)

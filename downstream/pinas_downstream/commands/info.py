@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from mmengine.config import Config
 
-from ..checks.datasets import inner_datasets
-from ..config import builtin_configs, load_config
+from ..checks.model import check_channels
+from ..config import builtin_configs
+from ..config.classes import inner_datasets
 from ..running import import_framework
 from ..running.explain import explaining
-from ._options import add_config_options, cfg_options
+from ._options import add_config_options, read_config
 
 if TYPE_CHECKING:
     from torch import nn
@@ -45,11 +46,11 @@ def run(args: argparse.Namespace) -> int:
         ValueError: If the configuration is wrong.
     """
     if args.config is None:
-        if args.dump or args.cfg_options or args.data_root:
-            raise ValueError('--dump, --cfg-options and --data-root are for a configuration: name one')
+        if args.dump or args.cfg_options or args.data_root or args.classes:
+            raise ValueError('--dump, --cfg-options, --classes and --data-root are for a configuration: name one')
         _list()
         return 0
-    config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
+    config = read_config(args)
     with explaining():
         import_framework(config)
         lines = _describe(config)
@@ -87,6 +88,7 @@ def _describe(config: Config) -> list[str]:
 
     with torch.device('meta'), DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
         model = MODELS.build(config.model)
+    check_channels(model)
     rows = [
         ('configuration', str(config.filename)),
         ('model', f'{type(model).__name__} ({config.get("default_scope", "mmengine")})'),
@@ -147,7 +149,9 @@ def _schedule(config: Config) -> str:
     return f'{length} {unit}, validated every {train.get("val_interval", 1)}'
 
 
-def _call(settings: Mapping[str, Any]) -> str:
+def _call(settings: Any) -> str:
+    if not isinstance(settings, Mapping):
+        return str(settings)
     options = ', '.join(f'{name}={value}' for name, value in settings.items() if name not in ('type', '_scope_'))
     return f'{settings.get("type", "-")}({options})'
 

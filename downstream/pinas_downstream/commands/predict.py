@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from pinas_models.common.files import write_json
 
-from ..config import load_config
 from ..inference.files import output_names
 from ..running import import_framework
 from ..running.console import hiding_noise
 from ..running.explain import explaining
-from ._options import add_config_options, cfg_options
+from ._options import add_config_options, read_config
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
@@ -67,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from pinas_models.evaluation.classifier import resolve_device
     from pinas_models.evaluation.predict import find_all_images
 
-    config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
+    config = read_config(args)
     paths, faults = find_all_images(args.images)
     for fault in faults:
         _complain(fault)

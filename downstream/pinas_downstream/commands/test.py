@@ -13,13 +13,12 @@ from mmengine.config import Config, ConfigDict
 
 from pinas_models.common.files import write_json
 
-from ..checks import check_testing
-from ..checks.datasets import inner_datasets
-from ..config import load_config
+from ..checks import check_channels, check_testing
+from ..config.classes import inner_datasets
 from ..running import build_runner, import_framework, is_main_process, prepare
 from ..running.console import hiding_noise, printing_to
 from ..running.explain import explaining
-from ._options import add_config_options, add_running_options, cfg_options
+from ._options import add_config_options, add_running_options, read_config
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
@@ -54,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         OSError: If a file is missing.
         ValueError: If the configuration, the data or the checkpoint is wrong.
     """
-    config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
+    config = read_config(args)
     if not Path(args.checkpoint).expanduser().is_file():
         raise FileNotFoundError(f'{args.checkpoint}: no such file')
     work_dir = args.work_dir or Path('runs') / Path(args.config).stem / 'test'
@@ -70,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         if is_main_process():
             check_testing(config)
         runner = build_runner(config, verbose=args.verbose)
+        check_channels(runner.model)
         load_weights(runner.model, args.checkpoint)
         with nullcontext() if args.verbose else printing_to(runner.logger):
             if args.show_dir is not None:

@@ -7,13 +7,12 @@ import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-from ..checks import check_last_batch, check_training
-from ..config import load_config
+from ..checks import check_channels, check_last_batch, check_training
 from ..running import build_runner, import_framework, is_main_process, prepare
 from ..running.console import hiding_noise, printing_to
 from ..running.explain import explaining
-from ..running.resume import find_checkpoint
-from ._options import add_config_options, add_running_options, cfg_options
+from ..running.resume import find_checkpoint, make_room, seed_of
+from ._options import add_config_options, add_running_options, read_config
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
@@ -38,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--load-from', metavar='FILE', help='checkpoint to start from, with fresh optimizer and schedule'
     )
     parser.add_argument('--resume', action='store_true', help='go on from the last checkpoint, if there is one')
+    parser.add_argument('--force', action='store_true', help='delete the checkpoints of an earlier training there')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision, on a GPU')
 
 
@@ -48,28 +48,35 @@ def run(args: argparse.Namespace) -> int:
         OSError: If a file is missing.
         ValueError: If the configuration, the data or a checkpoint is wrong.
     """
-    config = load_config(args.config, cfg_options(args.cfg_options), args.data_root)
+    config = read_config(args)
     work_dir = args.work_dir or Path('runs') / Path(args.config).stem
     load_from = args.load_from
     if args.resume and load_from is None:
         last = find_checkpoint(work_dir)
         load_from = None if last is None else str(last)
+    resume = args.resume and load_from is not None
+    seed = args.seed
+    if resume and seed is None and (config.get('randomness') or {}).get('seed') is None:
+        seed = seed_of(load_from)  # the order of the images hangs on it
     prepare(
         config,
         work_dir,
-        seed=args.seed,
+        seed=seed,
         amp=args.amp,
         launcher=args.launcher,
         load_from=load_from,
-        resume=args.resume and load_from is not None,
+        resume=resume,
     )
     try:
         with explaining(), nullcontext() if args.verbose else hiding_noise():
             import_framework(config)
             if is_main_process():
                 check_training(config)
+                if not args.resume:
+                    make_room(work_dir, args.force)
             runner = build_runner(config, verbose=args.verbose)
             with nullcontext() if args.verbose else printing_to(runner.logger):
+                check_channels(runner.model)
                 check_last_batch(runner.train_loop.dataloader, config)
                 runner.train()
     except KeyboardInterrupt:

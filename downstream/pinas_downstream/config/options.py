@@ -41,8 +41,14 @@ def apply_options(config: Config, options: Mapping[str, Any]) -> None:
         ValueError: If the configuration has no such place, a name is much like one that is there, or changing it would
             have no effect.
     """
+    faults = []
     for key, value in options.items():
-        _check(config, key, value)
+        try:
+            _check(config, key, value)
+        except ValueError as error:
+            faults.append(str(error))
+    if faults:
+        raise ValueError('; '.join(faults))
     try:
         config.merge_from_dict(dict(options))
     except (KeyError, TypeError, IndexError, AttributeError) as error:

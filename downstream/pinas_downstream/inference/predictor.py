@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from mmengine.registry import MODELS, DefaultScope
 from pinas_models.common.images import opened
 
 from ..checks.datasets import build_datasets
-from ..checks.model import check_num_classes
-from ..patches.checkpoints import load_weights
+from ..checks.model import check_channels, check_num_classes
+from ..config.classes import set_classes
+from ..patches.checkpoints import load_weights, read
 
 __all__ = ['Predictor', 'read_image']
 
@@ -33,7 +35,7 @@ class Predictor:
         """Build the model and load its weights.
 
         Args:
-            config: Complete; the data need not be there.
+            config: Complete; the data need not be there. Its classes become those that the checkpoint names.
             checkpoint: All weights of the model.
             device: Where it runs.
 
@@ -41,6 +43,10 @@ class Predictor:
             OSError: If the checkpoint is missing.
             ValueError: If it does not fit the model, or the model does not fit the classes.
         """
+        content = read(checkpoint, map_location='cpu')
+        known = content.get('meta', {}).get('dataset_meta') if isinstance(content, dict) else None
+        if isinstance(known, Mapping) and known.get('classes'):
+            set_classes(config, known['classes'], known.get('palette'))
         with DefaultScope.overwrite_default_scope(config.get('default_scope', 'mmengine')):
             self.model = MODELS.build(config.model)
             name, dataset = next(build_datasets(config.test_dataloader.dataset, 'test_dataloader.dataset'))
@@ -48,7 +54,8 @@ class Predictor:
             check_num_classes(config, self.metainfo.get('classes'), name)
             steps = [step for step in dataset.pipeline.transforms if 'Annotations' not in type(step).__name__]
             self._pipeline = Compose(steps)
-        load_weights(self.model, checkpoint)
+        check_channels(self.model)
+        load_weights(self.model, checkpoint, content)
         self.model.to(device).eval()
 
     @torch.no_grad()

@@ -208,7 +208,7 @@ def resolve_choices(choices: str | Sequence[int] | int) -> tuple[str, Choices]:
             f'choices is the number {choices}: digits on a command line lose the zeros in front; write a list, '
             'choices=[0,0,1,...]'
         )
-    if isinstance(choices, str) and not choices.isdigit():
+    if (isinstance(choices, str) and not choices.isdigit()) or not isinstance(choices, (str, Sequence)):
         names = ', '.join(map(repr, _NAMED))
         raise ValueError(f'choices is {choices!r}; allowed are {names}, 16 digits 0..3, or 8 for a small network')
     length = len(choices) if len(choices) in _ARCHITECTURES else 16

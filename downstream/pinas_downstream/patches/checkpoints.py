@@ -24,7 +24,7 @@ from torch import nn
 from pinas_models.checkpoints import audit
 from pinas_models.common.text import first_names
 
-__all__ = ['load_weights', 'read', 'secure', 'weights_of']
+__all__ = ['innermost', 'load_weights', 'read', 'secure', 'weights_of']
 
 _NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
 _STATISTICS = ('min', 'max', 'current', 'mean')
@@ -128,34 +128,34 @@ def secure(module: ModuleType) -> None:
     def load_state_dict(
         module: nn.Module, state_dict: Mapping[str, Any], strict: bool = False, logger: Any = None
     ) -> None:
-        """Do as mmengine, except that a model with our backbone must find all of its weights."""
-        _check_complete(module, state_dict)
-        lenient(module, state_dict, strict, logger)
+        """Do as mmengine, which warns of what is missing or does not fit; but our backbone must be whole."""
+        _check_backbone(module, state_dict)
+        # Without a logger mmengine prints, which the commands keep out of the console.
+        lenient(module, state_dict, strict, logger or 'current')
 
     module.load_state_dict = load_state_dict  # type: ignore[attr-defined]
 
 
-def _check_complete(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
-    """Refuse weights that do not fill a model with our backbone; mmengine would log it and go on with random values."""
+def _check_backbone(model: nn.Module, state_dict: Mapping[str, Any]) -> None:
+    """Refuse weights that do not fill our backbone; mmengine would log it and go on with random values."""
     backbone = sys.modules.get('pinas_downstream.models.backbone')  # if it is not there, there is no such model
-    if backbone is None or not any(isinstance(part, backbone.PiNAS) for part in model.modules()):
+    if backbone is None:
         return
-    missing = _missing(_innermost(model), state_dict)
-    if missing:
-        raise ValueError(
-            f'the checkpoint lacks {len(missing)} weights of the model ({first_names(missing)}); '
-            f'it has {first_names(state_dict)}. '
-            "If it is for the backbone alone, name it there: init_cfg=dict(type='Pretrained', checkpoint=...), with "
-            "prefix='backbone.' if it is the checkpoint of a whole model"
-        )
+    for prefix, part in innermost(model).named_modules():
+        if not isinstance(part, backbone.PiNAS):
+            continue
+        expected = {f'{prefix}.{name}' if prefix else name: tensor for name, tensor in part.state_dict().items()}
+        found = {name: state_dict[name] for name in expected if name in state_dict}
+        faults = audit.compare(found, (((name,), tensor.shape) for name, tensor in expected.items()))
+        if text := audit.describe({kind: faults[kind] for kind in (audit.MISSING, audit.WRONG_SHAPES)}):
+            raise ValueError(
+                f'the checkpoint does not fill the backbone: {text}; it has {first_names(state_dict)}. '
+                "If it is for the backbone alone, name it there: init_cfg=dict(type='Pretrained', checkpoint=...), "
+                "with prefix='backbone.' if it is the checkpoint of a whole model"
+            )
 
 
-def _missing(model: nn.Module, state_dict: Mapping[str, Any]) -> list[str]:
-    names = model.state_dict()
-    return [name for name in names if name not in state_dict and not name.endswith('num_batches_tracked')]
-
-
-def _innermost(model: nn.Module) -> nn.Module:
+def innermost(model: nn.Module) -> nn.Module:
     """The model inside wrappers for distribution and test-time augmentation, whose names checkpoints do not have."""
     from mmengine.model import BaseTTAModel, is_model_wrapper
 
@@ -177,22 +177,23 @@ def weights_of(checkpoint: Any) -> dict[str, torch.Tensor]:
     return {name.removeprefix('module.'): tensor for name, tensor in state_dict.items()}
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
+def load_weights(model: nn.Module, path: str | Path, content: Any = None) -> None:
     """Load all weights of a model, none missing, none left over, all of the right shape.
 
-    mmengine's own ways (``load_from``, ``init_detector``, ``init_model``) are lenient where weights are left over or
-    have another shape, so that a model can be fine-tuned for other classes.
+    mmengine's own ways (``load_from``, ``init_detector``, ``init_model``) are strict for our backbone, and warn of the
+    rest, so that a model can be fine-tuned for other classes or with other heads.
 
     Args:
         model: Detector or segmentor.
         path: Checkpoint of a Runner, or converted weights.
+        content: What ``read`` has returned for it; None to read it now.
 
     Raises:
         FileNotFoundError: If there is no such file.
         ValueError: If it cannot be read or does not fit.
     """
-    weights = weights_of(read(path, map_location='cpu'))
-    model = _innermost(model)
+    weights = weights_of(read(path, map_location='cpu') if content is None else content)
+    model = innermost(model)
     expected = model.state_dict()
     faults = audit.compare(weights, (((name,), tensor.shape) for name, tensor in expected.items()))
     # A model may hold whole numbers: they are no fault here.

@@ -5,36 +5,19 @@ Nothing here imports torch or an OpenMMLab package.
 
 from __future__ import annotations
 
+import ast
 import importlib.abc
 import importlib.machinery
 import importlib.metadata
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import ModuleType
 
-__all__ = ['OPERATORS', 'after_import', 'check_order', 'find_configs_of_mmseg', 'serve_operators']
+__all__ = ['OPERATORS', 'after_import', 'find_configs_of_mmseg', 'mend_late_imports', 'serve_operators']
 
 OPERATORS = 'mmcv._ext'  # the module that mmcv compiles
 ORIGIN = 'pinas_downstream: operators of torchvision'
-
-# They replace every operator that they cannot import by a function that raises, or by None, and keep it for good.
-_KEEP_FALLBACKS = ('mmdet.models', 'mmdet.structures.mask.structures', 'mmseg.models')
-
-
-def check_order() -> None:
-    """Refuse to come after modules that found no operators.
-
-    Raises:
-        RuntimeError: If there is such a module. Not ``ImportError``, whose text ``custom_imports`` would swallow.
-    """
-    late = [name for name in _KEEP_FALLBACKS if name in sys.modules]
-    if late and 'mmcv.ops' not in sys.modules:
-        raise RuntimeError(
-            f'pinas_downstream was imported after {" and ".join(late)}, which found no compiled operators of mmcv and '
-            'would go on without: write import pinas_downstream before every import of mmdet or mmseg (in a tool that '
-            'you cannot change: python -c "import pinas_downstream, runpy; runpy.run_path(...)"), or use '
-            'pinas-downstream'
-        )
 
 
 class _Operators(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -61,6 +44,27 @@ def serve_operators() -> None:
     """
     if not any(isinstance(finder, _Operators) for finder in sys.meta_path):
         sys.meta_path.append(_Operators())
+
+
+def mend_late_imports() -> None:
+    """Give the operators to modules of mmdet and mmseg that were imported before there were any.
+
+    The forks write ``try: from mmcv.ops import nms`` and go on with a function that raises (the originals stop there).
+    Such imports are run again, in the names of their module.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.split('.')[0] not in ('mmdet', 'mmseg') or not str(getattr(module, '__file__', '')).endswith('.py'):
+            continue
+        source = Path(module.__file__).read_text(encoding='utf-8')  # type: ignore[arg-type]  # it ends in .py
+        if 'mmcv.ops' not in source:
+            continue
+        for node in ast.parse(source).body:
+            again = [line for line in node.body if _imports_operators(line)] if isinstance(node, ast.Try) else []
+            exec(compile(ast.Module(again, []), str(module.__file__), 'exec'), vars(module))
+
+
+def _imports_operators(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and (node.module or '').startswith('mmcv.ops')
 
 
 class _AfterImport(importlib.abc.MetaPathFinder):

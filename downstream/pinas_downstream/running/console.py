@@ -15,9 +15,10 @@ _SHOWN = ('resumed epoch', 'The best checkpoint')
 # Said at every start, and nothing that anybody could change.
 _LOGGED_NOISE = ('"FileClient" will be', '"HardDiskBackend" is', 'The prefix is not set in metric class')
 _NOISE = (
-    'build_loss would be deprecated',
+    '``build_loss`` would be deprecated',
     'When align_corners=True',
     'The draw is False',
+    '__array__ implementation',
     'Warning: The (bbox|polygon) is out of bounds',
 )
 

@@ -34,6 +34,7 @@ _UNKNOWN_OPTION = re.compile(r"(?P<callee>[\w.]+)\(\) got an unexpected keyword 
 _MISSING_OPTION = re.compile(r'[\w.]+\(\) missing \d+ required')
 _RUNNER = 'mmengine.runner.runner'
 _OURS = ('pinas_downstream', 'pinas_models')
+_THEIRS = ('mmcv', 'mmdet', 'mmengine', 'mmseg', 'torch')
 
 
 @contextmanager
@@ -103,7 +104,11 @@ def _explain_building(error: Exception, text: str, builder: FrameType, inner: Fr
     if isinstance(error, TypeError):
         if _module(inner).split('.')[0] in _OURS or _MISSING_OPTION.match(text):
             return f'{name}: {text}'
-        return _unknown_option(error, local.get('obj_cls'), name)
+        unknown = _unknown_option(error, local.get('obj_cls'), name)
+        if unknown:
+            return unknown
+    if isinstance(error, (TypeError, AttributeError, LookupError)) and _module(inner).split('.')[0] in _THEIRS:
+        return f'the settings of {name} do not fit: {type(error).__name__}: {text}'
     if isinstance(error, AssertionError):
         line = linecache.getline(inner.f_code.co_filename, inner.f_lineno).strip()
         return f'the settings of {name} do not fit: {text or line}'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-__all__ = ['find_checkpoint']
+__all__ = ['find_checkpoint', 'make_room', 'seed_of']
 
 
 def find_checkpoint(work_dir: Path) -> Path | None:
@@ -40,6 +40,40 @@ def find_checkpoint(work_dir: Path) -> Path | None:
         hint = f'; {work_dir} has {others} as well: --load-from FILE --resume goes on from it' if others else ''
         raise ValueError(f'{found[0]}: is not a whole checkpoint, its end is missing{hint}')
     return found[0]
+
+
+def make_room(work_dir: Path, force: bool) -> None:
+    """Refuse to train where an earlier training has left checkpoints, or delete them.
+
+    Args:
+        work_dir: Where the new training will write.
+        force: Delete them.
+
+    Raises:
+        FileExistsError: If there are some.
+    """
+    earlier = [*_saved(work_dir), *sorted(work_dir.glob('best_*.pth'))]
+    if earlier and not force:
+        raise FileExistsError(
+            f'{work_dir} has checkpoints of an earlier training ({", ".join(path.name for path in earlier[:3])}): '
+            '--resume goes on from the last one, --work-dir DIR starts elsewhere, --force deletes them'
+        )
+    (work_dir / 'last_checkpoint').unlink(missing_ok=True)
+    for path in earlier:
+        path.unlink()
+
+
+def seed_of(checkpoint: str) -> int | None:
+    """The seed of the training that a checkpoint is of.
+
+    Raises:
+        OSError: If there is no such file.
+        ValueError: If it cannot be read.
+    """
+    from ..patches.checkpoints import read
+
+    content = read(checkpoint, map_location='cpu')
+    return content.get('meta', {}).get('seed') if isinstance(content, dict) else None
 
 
 def _saved(work_dir: Path) -> list[Path]:
