@@ -661,7 +661,7 @@ def test_create_by_name(name, kind):
     [
         (
             'lanass',
-            "search.strategy is 'lanass', which .*, did you mean lanas.*Built in are evolution, lanas, optuna, pinas, random;",
+            "search.strategy is 'lanass', which .*, did you mean lanas.*evolution, lanas, optuna, pinas, random;",
         ),
         ('rand', 'did you mean random'),
         ('random:3', "search.strategy is 'random:3', but random has no option to take '3'"),
