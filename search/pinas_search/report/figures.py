@@ -18,7 +18,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from pinas_models.common.files import atomic_path
+from pinas_models.common.files import atomic_path, write_text
 
 from ..records import Candidate
 from ..spaces import Space
@@ -66,11 +66,11 @@ class Picture:
     """A figure and its description.
 
     Attributes:
-        figure: The figure.
+        figure: The figure, or the text of an SVG file.
         alt: What it shows, for readers who cannot see it.
     """
 
-    figure: Figure
+    figure: Figure | str
     alt: str
 
 
@@ -92,7 +92,7 @@ def draw_pictures(record: RunRecord, summary: Summary, space: Space) -> dict[str
 
 
 def save_pictures(pictures: Mapping[str, Picture], folder: Path) -> dict[str, str]:
-    """Save every figure as PNG and SVG.
+    """Save every figure as PNG and SVG; what is an SVG file already has no PNG.
 
     Returns:
         Each figure as an ``<svg>`` element that can stand beside others in one HTML page.
@@ -100,12 +100,14 @@ def save_pictures(pictures: Mapping[str, Picture], folder: Path) -> dict[str, st
     inline = {}
     with matplotlib.rc_context(_STYLE):
         for name, picture in pictures.items():
-            with atomic_path(folder / f'{name}.png') as temporary:
-                # None: no version of matplotlib in the file, so that an update of it does not change the bytes.
-                picture.figure.savefig(temporary, format='png', dpi=_DPI, metadata={'Software': None})
-            svg = _to_svg(picture.figure)
-            with atomic_path(folder / f'{name}.svg') as temporary:
-                temporary.write_text(svg, encoding='utf-8')
+            if isinstance(picture.figure, Figure):
+                with atomic_path(folder / f'{name}.png') as temporary:
+                    # None: no version of matplotlib in the file, so that an update of it does not change the bytes.
+                    picture.figure.savefig(temporary, format='png', dpi=_DPI, metadata={'Software': None})
+                svg = _to_svg(picture.figure)
+            else:
+                svg = picture.figure
+            write_text(folder / f'{name}.svg', svg)
             inline[name] = _to_inline(svg, name, picture.alt)
     return inline
 
@@ -122,6 +124,8 @@ def _to_inline(svg: str, name: str, alt: str) -> str:
     svg = re.sub(r'<defs>\s*<style.*?</style>\s*</defs>', '', svg, count=1, flags=re.DOTALL)
     # Ids are unique within a figure only.
     svg = re.sub(r'(\sid="|href="#|url\(#)', rf'\g<1>{name}-', svg)
+    # Its own words would be a second title of the page.
+    svg = re.sub(r'\s*<(title|desc)>.*?</\1>', '', svg.replace(' role="img"', '', 1), flags=re.DOTALL)
     return svg.replace('<svg ', f'<svg role="img" aria-label="{escape(alt)}" ', 1)
 
 

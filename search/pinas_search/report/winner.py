@@ -8,22 +8,14 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+
+from pinas_models.inspect.drawing import Block, Column, draw_svg
 
 from ..spaces import Description
 
 __all__ = ['ChoiceMeaning', 'choice_meanings', 'describe_winner', 'draw_winner']
 
-# Fill and hatch per choice: the fills differ in lightness, so that they and the hatches stay apart in grey.
-_STYLES = (
-    ('#ffffff', ''),
-    ('#bcdff5', '///'),
-    ('#f3cf7a', '...'),
-    ('#d98a5f', 'xxx'),
-    ('#8fb99a', '\\\\\\'),
-    ('#b9a5cf', '+++'),
-)
-_BLOCK_HEIGHT = 0.66  # of a row, the rest is the arrow to the next block
+_FILLS = ('#ffffff', '#bcdff5', '#f3cf7a', '#d98a5f', '#8fb99a', '#b9a5cf')
 
 
 @dataclass(frozen=True)
@@ -61,29 +53,19 @@ def describe_winner(path: Sequence[int], description: Description) -> str:
     return 'Operations of the winner. ' + '; '.join(groups) + '.'
 
 
-def draw_winner(path: Sequence[int], description: Description) -> Figure:
-    """Draw a path; every choice has its digit, its name, a fill and a hatch."""
+def draw_winner(path: Sequence[int], description: Description) -> Figure | str:
+    """Draw a path: a graph as a figure, columns of blocks as the text of an SVG file."""
     return _draw_graph(path, description) if description.edges else _draw_columns(path, description)
 
 
-def _draw_columns(path: Sequence[int], description: Description) -> Figure:
-    """One column per group of positions, read downwards."""
-    groups = description.groups
-    rows = max(len(group.positions) for group in groups)
-    # Few columns with large letters stay legible on a phone, where the figure shrinks to 70 %.
-    figure = Figure(figsize=(5.0, 0.7 * (rows + 0.8)))
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, max(len(groups), 3)), ylim=(rows, -0.8))
-    axes.axis('off')
-    for column, group in enumerate(groups):
-        axes.text(column + 0.5, -0.52, group.title, ha='center', va='center', fontsize=12)
-        digits = ''.join(str(path[position]) for position in group.positions)
-        axes.text(column + 0.5, -0.2, digits, ha='center', va='center', fontsize=11, family='monospace')
-        for row, position in enumerate(group.positions):
-            _draw_block(axes, column, row, path[position], description.choices[path[position]].name)
-            if row + 1 < len(group.positions):
-                _draw_arrow(axes, (column + 0.5, row + _BLOCK_HEIGHT), (column + 0.5, row + 1.06))
-    return figure
+def _draw_columns(path: Sequence[int], description: Description) -> str:
+    """One column per group of positions, read downwards: the drawing of ``pinas-models info``."""
+    return draw_svg(
+        [
+            Column(group.title, [Block(path[p], description.choices[path[p]].name) for p in group.positions])
+            for group in description.groups
+        ]
+    )
 
 
 def _draw_graph(path: Sequence[int], description: Description) -> Figure:
@@ -98,7 +80,7 @@ def _draw_graph(path: Sequence[int], description: Description) -> Figure:
     for position, (source, target) in enumerate(description.edges):
         start, end = places[source], places[target]
         _draw_arrow(axes, start, end)
-        fill, _ = _STYLES[path[position] % len(_STYLES)]
+        fill = _FILLS[path[position] % len(_FILLS)]
         x, y = (0.45 * a + 0.55 * b for a, b in zip(start, end, strict=True))
         label = {'facecolor': fill, 'edgecolor': '#333333', 'boxstyle': 'round,pad=0.25'}
         text = axes.text(x, y, description.choices[path[position]].name, fontsize=9.5, bbox=label, zorder=3)
@@ -107,17 +89,6 @@ def _draw_graph(path: Sequence[int], description: Description) -> Figure:
         circle = {'facecolor': 'white', 'edgecolor': '#333333', 'boxstyle': 'circle,pad=0.35'}
         axes.text(x, y, str(node), fontsize=12, ha='center', va='center', bbox=circle, zorder=4)
     return figure
-
-
-def _draw_block(axes: Axes, column: int, row: int, choice: int, name: str) -> None:
-    fill, hatch = _STYLES[choice % len(_STYLES)]
-    height = _BLOCK_HEIGHT - 0.06
-    block = FancyBboxPatch((column + 0.05, row + 0.06), 0.9, height, boxstyle='round,pad=0,rounding_size=0.06')
-    block.set(facecolor=fill, hatch=hatch, edgecolor='#333333', linewidth=1.1)
-    axes.add_patch(block)
-    label = {'facecolor': 'white', 'edgecolor': 'none', 'boxstyle': 'round,pad=0.22'}
-    text = axes.text(column + 0.5, row + 0.06 + height / 2, name, fontsize=13, weight='bold', bbox=label)
-    text.set(horizontalalignment='center', verticalalignment='center_baseline')
 
 
 def _draw_arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float]) -> None:
