@@ -222,6 +222,8 @@ def assert_loads_nothing(page: Page) -> None:
         assert not (tag == 'meta' and 'http-equiv' in attrs), attrs
     for tag, name, value in page.attributes():
         assert not name.startswith('on'), (tag, name)
+        if (tag, name) == ('a', 'href') and re.match(r'[./\w-]+$', value):
+            continue  # a file beside the page, which is opened by a click only
         if name in LOADING_ATTRIBUTES:
             assert value.startswith(('#', 'data:')), (tag, name, value)
         for target in re.findall(r'url\(\s*["\']?([^)]*)', value):
@@ -268,6 +270,43 @@ def test_loading_check_sees_what_it_must_see():
     ):
         with pytest.raises(AssertionError):
             assert_loads_nothing(Page(html))
+
+
+def test_a_run_on_digits_says_first_what_it_is_worth(finished, space, tmp_path):
+    run_dir, _, page = finished
+    assert page.text.index('on a task too easy to tell networks apart') < page.text.index(
+        'Which mix of building blocks'
+    )
+    (link,) = [value for tag, name, value in page.attributes() if (tag, name) == ('a', 'href')]
+    assert '## Rankings' in (run_dir / 'report' / link).read_text(encoding='utf-8')
+    make_run(tmp_path, space)
+    config = tmp_path / 'config.yaml'
+    config.write_text(config.read_text().replace('source: digits', 'source: folder'))
+    assert 'too easy' not in report_page(tmp_path, space).text
+
+
+def test_the_end_of_the_random_phase_is_marked(finished, space, tmp_path):
+    label = 'end of the random phase'
+    assert label not in (finished[0] / 'report' / 'figures' / 'candidates.svg').read_text(encoding='utf-8')
+    make_run(tmp_path, space)
+    with (tmp_path / 'config.yaml').open('a') as config:
+        config.write('search: {options: {initial: 24}}\n')
+    assert 'The first 24, left of the dashed line, were drawn at random.' in report_page(tmp_path, space).text
+    assert label in (tmp_path / 'report' / 'figures' / 'candidates.svg').read_text(encoding='utf-8')
+
+
+def test_pareto_front_equals_its_definition(finished):
+    import numpy as np
+
+    from pinas_search.report.figures import pareto_front
+
+    generator = np.random.default_rng(0)
+    costs, scores = generator.integers(12, size=80), generator.integers(12, size=80)
+    points = set(zip(costs.tolist(), scores.tolist(), strict=True))
+    best = {(c, s) for c, s in points if not any((a <= c and b >= s) and (a, b) != (c, s) for a, b in points)}
+    front = pareto_front(costs, scores)
+    assert [(int(costs[i]), int(scores[i])) for i in front] == sorted(best)
+    assert 'Pareto front' in (finished[0] / 'report' / 'figures' / 'costs.svg').read_text(encoding='utf-8')
 
 
 def test_saved_figures_load_nothing_and_carry_no_metadata(finished):

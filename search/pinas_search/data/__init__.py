@@ -3,9 +3,10 @@
 from .augment import normalize, photometric
 from .batches import Batch, epoch_batches, sequential_batches
 from .sources import ImageSource, InMemoryImages, StreamedImages
-from .splits import Splits, load_splits
+from .splits import CAVEATS, Splits, load_splits
 
 __all__ = [
+    'CAVEATS',
     'Batch',
     'ImageSource',
     'InMemoryImages',

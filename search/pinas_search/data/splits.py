@@ -18,7 +18,13 @@ from ..randomness import generator
 from .images import ImageFiles, fit, open_files
 from .sources import ImageSource, InMemoryImages, StreamedImages
 
-__all__ = ['Splits', 'load_splits']
+__all__ = ['CAVEATS', 'Splits', 'load_splits']
+
+# What a reader must know of built-in data before believing any number that was measured on them.
+CAVEATS = {
+    'digits': 'This run shows the machinery of a search, on a task too easy to tell networks apart: on small digits '
+    'most candidates tie, and the differences that remain are noise.',
+}
 
 _MEMORY_BYTES = 2 << 30
 _SMALLEST_SIDE = 8

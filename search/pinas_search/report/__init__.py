@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib.resources import files
 from pathlib import Path
 
@@ -32,6 +33,7 @@ def write_report(run_dir: Path, space: Space) -> Path:
 
     from pinas_models.common.files import write_text
 
+    from ..data import CAVEATS
     from .collect import collect
     from .figures import draw_pictures, duration, save_pictures, top_count
     from .summary import standard_error, summarize
@@ -45,8 +47,11 @@ def write_report(run_dir: Path, space: Space) -> Path:
     )
     environment.filters |= {'percent': _percent, 'points': _points, 'signed': _signed, 'si': _si, 'duration': duration}
     template = environment.from_string((files(__package__) / 'template.html.j2').read_text(encoding='utf-8'))
+    index = run_dir / 'report' / 'index.html'
     page = template.render(
         record=record,
+        caveat=CAVEATS.get(record.setting('data.source'), ''),
+        results=_measured_results(index),
         summary=summary,
         space=space,
         pictures={name: Markup(svg) for name, svg in pictures.items()},
@@ -55,9 +60,14 @@ def write_report(run_dir: Path, space: Space) -> Path:
         standard_error=standard_error,
         top_count=top_count(len(record.candidates)),
     )
-    index = run_dir / 'report' / 'index.html'
     write_text(index, page)
     return index
+
+
+def _measured_results(index: Path) -> str:
+    """The way from the page to the documented results; empty for an installed package, which has no documents."""
+    file = Path(__file__).resolve().parents[3] / 'docs' / 'results.md'
+    return Path(os.path.relpath(file, index.parent.resolve())).as_posix() if file.exists() else ''
 
 
 def _percent(fraction: float) -> str:

@@ -135,6 +135,12 @@ class RunRecord:
         """Candidates from the best to the worst, as in the search."""
         return sorted(self.candidates, key=lambda candidate: candidate.order)
 
+    @property
+    def random_phase(self) -> int:
+        """How many candidates the strategy drew at random before it began to learn; 0 if its options do not say."""
+        initial = self.setting('search.options.initial')
+        return int(initial) if initial.isdecimal() else 0
+
     def stage(self, name: str) -> StageRecord:
         """Look up a stage."""
         return next(stage for stage in self.stages if stage.name == name)

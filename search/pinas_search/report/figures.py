@@ -26,7 +26,7 @@ from .collect import Metrics, RunRecord
 from .summary import Summary
 from .winner import describe_winner, draw_winner
 
-__all__ = ['Picture', 'draw_pictures', 'duration', 'save_pictures', 'top_count']
+__all__ = ['Picture', 'draw_pictures', 'duration', 'pareto_front', 'save_pictures', 'top_count']
 
 _BLUE, _ORANGE, _GREY = '#0b5fa5', '#c8500a', '#767676'
 _WIDTH = 5.0  # inches: letters keep 70 % of their size on a phone
@@ -138,7 +138,7 @@ def _pictures(record: RunRecord, summary: Summary, space: Space) -> Iterator[tup
     if record.linear:
         yield 'linear', _draw_linear(record.linear)
     if record.candidates:
-        yield 'candidates', _draw_candidates(record.candidates)
+        yield 'candidates', _draw_candidates(record.candidates, record.random_phase)
         yield 'scores', _draw_scores(record)
         yield 'costs', _draw_costs(record)
     if len(record.candidates) >= 20:  # fewer say nothing about a position
@@ -211,7 +211,7 @@ def _draw_linear(metrics: Metrics) -> Picture:
     return Picture(figure, f'The accuracy on training batches goes from {accuracy[0]:.1%} to {accuracy[-1]:.1%}.')
 
 
-def _draw_candidates(candidates: tuple[Candidate, ...]) -> Picture:
+def _draw_candidates(candidates: tuple[Candidate, ...], random_phase: int) -> Picture:
     figure, grid = _figure(3.5)
     axes = grid[0, 0]
     numbers = np.array([c.number + 1 for c in candidates])
@@ -219,13 +219,19 @@ def _draw_candidates(candidates: tuple[Candidate, ...]) -> Picture:
     best = np.maximum.accumulate(scores)
     _plot_points(axes, numbers, scores)
     axes.step(numbers, best, where='post', color=_BLUE, linewidth=2, label='best so far')
+    learns = 0 < random_phase < len(candidates)
+    if learns:
+        axes.axvline(
+            random_phase + 0.5, color='#333333', linewidth=1.2, linestyle='--', label='end of the random phase'
+        )
     axes.set(xlabel='candidates evaluated', title='Score of each candidate, in order of evaluation')
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent_axis(axes.yaxis, 'score (top-1)')
     axes.legend(loc='best')
     first = numbers[scores.argmax()]
     reached = f'the best score, {best[-1]:.2%}, was reached at candidate {first}'
-    return Picture(figure, f'{len(scores)} candidates in order of evaluation; {reached}.')
+    phase = f'the first {random_phase} were drawn at random; ' if learns else ''
+    return Picture(figure, f'{len(scores)} candidates in order of evaluation; {phase}{reached}.')
 
 
 def _draw_scores(record: RunRecord) -> Picture:
@@ -252,13 +258,31 @@ def _draw_costs(record: RunRecord) -> Picture:
         values = np.array([getattr(c, key) for c in record.candidates])
         unit, scale = ('billion', 1e9) if values.max() >= 1e9 else ('million', 1e6)
         _plot_points(axes, values / scale, scores)
+        front = pareto_front(values, np.array(scores))
+        look = {'marker': 'o', 'markersize': 4.5, 'color': _BLUE, 'linewidth': 1.6, 'drawstyle': 'steps-post'}
+        axes.plot(values[front] / scale, np.array(scores)[front], label='Pareto front', **look)
         star = {'marker': '*', 'markersize': 15, 'color': _ORANGE, 'markeredgecolor': 'black', 'linestyle': 'none'}
         axes.plot([getattr(best, key) / scale], [best.score], label='best', **star)
         axes.set_xlabel(f'{what} ({unit})' if key == 'params' else f'{what} for one image ({unit})')
         _percent_axis(axes.yaxis, 'score (top-1)')
     grid[0, 0].set_title('Score against size and computation')
     grid[0, 0].legend(loc='best')
-    return Picture(figure, 'Two scatter plots: score against parameters, and score against multiply-accumulates.')
+    return Picture(
+        figure,
+        'Two scatter plots with Pareto fronts: score against parameters, and score against multiply-accumulates.',
+    )
+
+
+def pareto_front(costs: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Which candidates no other one beats in both: indices from the cheapest to the best, one of each kind of equals.
+
+    Args:
+        costs: Costs [N]; smaller is better.
+        scores: Scores [N]; bigger is better.
+    """
+    order = np.lexsort((-scores, costs))
+    before = np.concatenate(([-np.inf], np.maximum.accumulate(scores[order])[:-1]))
+    return order[scores[order] > before]
 
 
 def _draw_choices(record: RunRecord, space: Space) -> Picture:

@@ -172,6 +172,8 @@ def _compare(winner: RetrainResult | None, results: dict[str, RetrainResult]) ->
         return None
     accuracies = _by_path([winner, *random.values()])
     own = accuracies.pop(winner.path)
+    if not accuracies:  # the random paths are the winner's
+        return None
     paired = {
         name: compare(unpack(winner.correct), unpack(result.correct))
         for name, result in random.items()
