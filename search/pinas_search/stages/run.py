@@ -108,6 +108,8 @@ class Run:
         for kind in ('space', 'supernet', 'method', 'strategy', 'scorer'):
             self._plugin(kind)  # type: ignore[arg-type]
         self.strategy()
+        if not self.needs:
+            self.scorer()
         splits, config = self.splits, self.config
         images = {'retrain': splits.full_train if splits.test else splits.train}
         images |= {stage: splits.train for stage, need in _MADE_BY.items() if need in self.needs}
