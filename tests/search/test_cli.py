@@ -105,12 +105,9 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(uninterrupted: Pat
     assert figures(run) == figures(uninterrupted)
 
 
-@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_interrupted_it_saves_first_and_ends_with_the_same_numbers(
-    uninterrupted: Path, tmp_path: Path, number: signal.Signals, code: int
-) -> None:
+def test_interrupted_it_saves_first_and_ends_with_the_same_numbers(uninterrupted: Path, tmp_path: Path) -> None:
     run = tmp_path / 'run'
-    for stage in ('learn', 'linear'):
+    for stage, number, code in [('learn', signal.SIGTERM, 143), ('linear', signal.SIGINT, 130)]:
         never = [f'{name}.checkpoint_seconds=1000' for name in ('learn', 'linear')]  # only the signal can save
         process = start(*SMALL, *never, cwd=tmp_path)
         wait_for(run / stage / 'metrics.jsonl', process)
@@ -179,7 +176,7 @@ MISTAKES = [
     (['learn.batch_size=5000'], 'learn.batch_size is 5000, but there are 1142 training images'),
     (['retrain.batch_size=5000'], 'retrain.batch_size is 5000, but there are 1442 training images'),
     (['space=minni'], 'did you mean mini?'),
-    (['search.strategy=optuna:TPE'], 'did you mean TPESampler?'),
+    (['search.strategy=optuna:TPESample'], 'did you mean TPESampler?'),
     (['search.scorer=cost:flops'], "mini has no cost 'flops', it has params, macs"),
     (['search.limits.params=5'], 'search.limits.params is 5.0, but the cheapest network of mini has'),
     (['data.source=folder', 'data.root=nowhere'], 'nowhere'),
@@ -187,7 +184,7 @@ MISTAKES = [
 ]
 
 
-@pytest.mark.parametrize(('arguments', 'message'), MISTAKES, ids=lambda value: ' '.join(value)[:40])
+@pytest.mark.parametrize(('arguments', 'message'), MISTAKES, ids=[' '.join(arguments) for arguments, _ in MISTAKES])
 def test_check_says_a_mistake_in_one_line(
     arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

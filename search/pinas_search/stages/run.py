@@ -113,6 +113,8 @@ class Run:
             ValueError: If it does not.
         """
         self._plugin('scorer')
+        if not self.needs:
+            self.scorer()
 
     @property
     def strategy_options(self) -> object:
