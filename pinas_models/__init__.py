@@ -2,7 +2,15 @@
 
 from .choices import BLOCK_CHOICES, PINAS_CLS, PINAS_MINI, PINAS_TRANS, RESNEST50, parse_choices
 from .deploy.fuse import fuse
-from .pinas import PinasBottleneck, PinasNet
+from .pinas import (
+    PinasBottleneck,
+    PinasNet,
+    pinas_cls,
+    pinas_mini,
+    pinas_resnest50,
+    pinas_subnet,
+    pinas_trans,
+)
 
 __all__ = [
     'BLOCK_CHOICES',
@@ -14,5 +22,10 @@ __all__ = [
     'PinasNet',
     'fuse',
     'parse_choices',
+    'pinas_cls',
+    'pinas_mini',
+    'pinas_resnest50',
+    'pinas_subnet',
+    'pinas_trans',
 ]
 __version__ = '0.2.0'

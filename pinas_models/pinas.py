@@ -225,8 +225,17 @@ class PinasNet(ResNet):
             dtype: Type of the parameters.
 
         Raises:
-            ValueError: For a path, an output stride, a stem stride or a dilation rule that does not exist.
+            ValueError: For a path, an output stride, a stem stride or a dilation rule that does not exist, a number of
+                classes or channels that cannot be, or a rate of dropping that is no probability.
         """
+        if num_classes < 0:
+            raise ValueError(f'num_classes is {num_classes}; it must be 0 (no classifier) or more')
+        if in_chans < 1:
+            raise ValueError(f'in_chans is {in_chans}; it must be 1 or more')
+        rates = {'drop_rate': drop_rate, 'drop_path_rate': drop_path_rate, 'drop_block_rate': drop_block_rate}
+        for name, rate in rates.items():
+            if not 0 <= rate < 1:
+                raise ValueError(f'{name} is {rate}; it must be 0 or more and less than 1')
         path = parse_choices(choices, sum(layers))
         if dilation_rule not in DILATION_RULES:
             raise ValueError(f'dilation_rule is {dilation_rule!r}; allowed are {", ".join(map(repr, DILATION_RULES))}')
@@ -312,9 +321,14 @@ def _create_pinas(variant: str, pretrained: bool = False, **kwargs: Any) -> Pina
     known = VARIANTS[variant]
     defaults = dict(layers=known.layers) if known.choices is None else dict(layers=known.layers, choices=known.choices)
     kwargs = {**defaults, **kwargs}
+    choices, layers = kwargs['choices'], kwargs['layers']
     if pretrained:
-        return build_pretrained(PinasNet, variant, checkpoint_filter_fn, kwargs)
-    return build_model_with_cfg(PinasNet, variant, pretrained, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+        model = build_pretrained(PinasNet, variant, checkpoint_filter_fn, kwargs)
+    else:
+        model = build_model_with_cfg(PinasNet, variant, False, pretrained_filter_fn=checkpoint_filter_fn, **kwargs)
+    if not isinstance(model, PinasNet):  # with features_only it is timm's wrapper
+        model.choices = parse_choices(choices, sum(layers))
+    return model
 
 
 # People who host weights of their own set it; it is read once, because timm keeps the cfgs.

@@ -22,7 +22,6 @@ _NESTED = 2  # levels of wrappers; a crafted file can be its own wrapper
 _PREFIXES = ('module.', '_orig_mod.')  # of DistributedDataParallel and torch.compile
 _DIFFERING = 'pairs of names that should be one tensor but differ'
 _REMEDIES = {
-    audit.MISSING: 'the file is incomplete, get it again',
     audit.UNKNOWN: 'take them out if they are not needed',
     audit.WRONG_SHAPES: 'is it a network of this space?',
     audit.NO_WEIGHTS: 'is it quantised?',
@@ -272,7 +271,10 @@ def _check(family: Family, slots: Sequence[_Slot], tensors: Mapping[str, torch.T
         faults[_DIFFERING] += [
             f'{name} and {present[0]}' for name in present[1:] if not _equal(tensors[name], tensors[present[0]])
         ]
-    if text := audit.describe(faults, _REMEDIES):
+    # What has other things as well is not a part of this network, but another one.
+    foreign = faults[audit.UNKNOWN] or faults[audit.WRONG_SHAPES]
+    missing = 'is it a file of another network?' if foreign else 'the file is incomplete, get it again'
+    if text := audit.describe(faults, {**_REMEDIES, audit.MISSING: missing}):
         raise ValueError(f'this is {family.title}, but it cannot be converted: {text}')
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import tempfile
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from pathlib import Path
 import safetensors.torch
 import timm
 import torch
-from timm.models import save_for_hf
+from timm.models._hub import save_config_for_hf
 
 from ..choices import VARIANTS, variant_name
 from ..common.files import atomic_path
@@ -103,10 +104,12 @@ def write_file(
     with atomic_path(path) as part:
         if path.suffix == '.safetensors':
             # As bytes, because safetensors' own files are readable by their owner only.
-            part.write_bytes(safetensors.torch.save(tensors, {'format': 'pt', **(metadata or {})}))
+            data = safetensors.torch.save(tensors, {'format': 'pt', **(metadata or {})})
         else:
-            with part.open('wb') as file:  # by its name the bytes would depend on it
-                torch.save(tensors if wrapper is None else {wrapper: tensors}, file)
+            stream = io.BytesIO()  # torch.save's own error for a full disk does not say so
+            torch.save(tensors if wrapper is None else {wrapper: tensors}, stream)
+            data = stream.getvalue()
+        part.write_bytes(data)
 
 
 def write_folder(conversion: Conversion, path: Path, name: str | None = None) -> None:
@@ -139,8 +142,9 @@ def write_folder(conversion: Conversion, path: Path, name: str | None = None) ->
     _check_replaceable(path)
     with tempfile.TemporaryDirectory(dir=path.absolute().parent, prefix=f'.{path.name}.') as folder:
         new = Path(folder) / path.name
-        save_for_hf(model, str(new), model_args=args, safe_serialization=True)
-        write_file(model.state_dict(), new / 'model.safetensors')  # again, for others to read it
+        new.mkdir()
+        save_config_for_hf(model, str(new / 'config.json'), model_args=args)
+        write_file(model.state_dict(), new / 'model.safetensors')
         if path.exists():
             os.replace(path, Path(folder) / 'old')
         os.replace(new, path)

@@ -47,6 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--num-classes', type=int, metavar='N', help='another number of classes; 0: no classifier')
     parser.add_argument('--size', type=_size, metavar='N|HxW', help="image size in pixels (default: the model's)")
     parser.add_argument('--svg', type=Path, metavar='FILE', help='draw the blocks into this file as well')
+    parser.add_argument('--force', action='store_true', help='replace an existing file')
     parser.add_argument('--json', action='store_true', help='print JSON')
 
 
@@ -68,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     if args.num_classes is not None and args.num_classes < 0:
         raise ValueError(f'--num-classes is {args.num_classes}; it must be 0 or more')
     if args.svg is not None:
-        check_free(args.svg, force=True)
+        check_free(args.svg, args.force)
     model = open_model(args.model, pretrained=False, choices=args.choices, num_classes=args.num_classes)
     channels, height, width = get_model_input_config(model)['input_size']
     costs = measure_costs(model, (channels, *(args.size or (height, width))))

@@ -32,9 +32,10 @@ __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 
 HELP = 'measure the top-1 and top-5 accuracy of a model'
 EXAMPLES = """data:
-  a folder or .tar of class folders, or a data set that timm reads by name: torch/NAME (with --data-dir),
-  hfds/ORG/NAME, hfids/ORG/NAME, tfds/NAME, wds/NAME. Class folders are matched by name where the names are those of
-  the model's classes (ImageNet's n01440764, or the names in its config), so subsets are fine; else by sorted order.
+  a folder or .tar of class folders, or a data set of torchvision by name: torch/NAME (with --data-dir). timm's other
+  names (hfds/, hfids/, tfds/, wds/) are handed to timm; they are not tested here. Class folders are matched by name
+  where the names are those of the model's classes (ImageNet's n01440764, or the names in its config), so subsets are
+  fine; else by sorted order.
 
 protocols:
   timm     what the model's config says: resize the short side to size/crop_pct, then take the central square
@@ -48,7 +49,7 @@ examples:
   pinas-models validate imagenet/val --model pinas_cls.in1k --protocol both --results-file results.csv
   pinas-models validate imagenet/val --model pinas_cls --checkpoint pinas_cls.pth.tar --amp bf16 --channels-last
   pinas-models validate cifar10 --split test --model pinas_mini.cifar10
-  pinas-models validate hfds/ORG/NAME --split test --model resnet50.a1_in1k --json
+  pinas-models validate imagenet/val --model resnet50.a1_in1k --json
 """
 
 

@@ -7,7 +7,8 @@ from collections import Counter
 from typing import Any
 
 import torch
-from timm.layers import SplitAttn
+from timm.layers import BatchNormAct2d, SplitAttn
+from timm.utils.model import reparameterize_model
 from torch import nn
 from torch.fx import Node, Tracer
 from torch.nn.utils.fusion import fuse_conv_bn_eval
@@ -15,9 +16,9 @@ from torchvision.ops import FrozenBatchNorm2d
 
 __all__ = ['FusedSplitAttn', 'fold_batch_norms', 'fuse']
 
-# By exact type: a subclass (weight standardisation, a parametrization, BN with an activation) computes something else.
+# By exact type: a subclass (weight standardisation, a parametrization) computes something else.
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, FrozenBatchNorm2d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, FrozenBatchNorm2d, BatchNormAct2d)
 
 
 class FusedSplitAttn(nn.Module):
@@ -65,7 +66,8 @@ class FusedSplitAttn(nn.Module):
 def fuse(model: nn.Module) -> nn.Module:
     """Copy a network for inference: the same outputs (to 1e-4 in float32) in less time.
 
-    Batch norms are folded as in ``fold_batch_norms``, and split attention of radix 1 or 2 becomes ``FusedSplitAttn``,
+    Networks that timm can re-parameterise (RepVGG and the like) are, batch norms are folded as in
+    ``fold_batch_norms``, and split attention of radix 1 or 2 becomes ``FusedSplitAttn``,
     whose order stays convolution, ReLU, mean, ``fc1``, ReLU, ``fc2``.
 
     The copy is of the model's class, and has its methods, device, precision and memory format. The names of parameters
@@ -83,7 +85,8 @@ def fuse(model: nn.Module) -> nn.Module:
         ValueError: If the model is in training mode, where a batch norm depends on the batch, or its operations cannot
             be followed.
     """
-    fused = fold_batch_norms(model)
+    _check_eval(model)
+    fused = fold_batch_norms(reparameterize_model(model).eval())  # its new convolutions are in training mode
     for name, module in list(fused.named_modules()):
         if name and type(module) is SplitAttn and module.radix <= 2:
             _replace(fused, name, FusedSplitAttn(module).eval())
@@ -94,8 +97,8 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     """Copy a network and fold its batch norms into the convolutions in front of them.
 
     Every convolution whose output goes to a batch norm and nowhere else takes over that norm's scale and shift; an
-    identity is left in the norm's place. What cannot be folded (other norms, a batch norm without running statistics, a
-    module that is used twice) is left as it is.
+    identity is left in the norm's place, or the activation of timm's ``BatchNormAct2d``. What cannot
+    be folded (other norms, a batch norm without running statistics, a module that is used twice) is left as it is.
 
     Args:
         model: A network in eval mode.
@@ -106,9 +109,7 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
     Raises:
         ValueError: See ``fuse``.
     """
-    training = next((name or 'the model' for name, module in model.named_modules() if module.training), None)
-    if training is not None:
-        raise ValueError(f'{training} is in training mode: call model.eval() first')
+    _check_eval(model)
     folded = copy.deepcopy(model).eval()  # again: the copy of an FX graph is in training mode
     for conv_name, norm_name in _foldable(folded):
         conv: Any = folded.get_submodule(conv_name)
@@ -116,8 +117,15 @@ def fold_batch_norms(model: nn.Module) -> nn.Module:
         dtype = conv.weight.dtype
         # In double, so that a weight is rounded once, also a half-precision one.
         _replace(folded, conv_name, fuse_conv_bn_eval(conv.double(), norm.double()).to(dtype))
-        _replace(folded, norm_name, nn.Identity().eval())
+        rest = nn.Sequential(norm.drop, norm.act) if isinstance(norm, BatchNormAct2d) else nn.Identity()
+        _replace(folded, norm_name, rest.eval())
     return folded
+
+
+def _check_eval(model: nn.Module) -> None:
+    training = next((name or 'the model' for name, module in model.named_modules() if module.training), None)
+    if training is not None:
+        raise ValueError(f'{training} is in training mode: call model.eval() first')
 
 
 def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
@@ -127,7 +135,7 @@ def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
 
 class _LeafTracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, FrozenBatchNorm2d) or super().is_leaf_module(m, module_qualified_name)
+        return isinstance(m, (FrozenBatchNorm2d, BatchNormAct2d)) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _foldable(model: nn.Module) -> list[tuple[str, str]]:

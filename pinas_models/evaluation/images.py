@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from ..common.images import to_mode
-from ..common.text import one_line
+from ..common.text import first_names, one_line
 from ..data import EXTENSIONS, TimmImages, check_class_folders, check_tar, open_dataset
 
 __all__ = ['Batch', 'LabelledImages', 'open_images']
@@ -95,6 +95,12 @@ class LabelledImages(TimmImages):
         if labels and self.class_to_index and not self.has_class_map and set(self.class_to_index) <= set(labels):
             self._target_map = {index: labels.index(name) for name, index in self.class_to_index.items()}
             return ''
+        warning = ''
+        if labels and self.class_to_index and not self.has_class_map and set(self.class_to_index).isdisjoint(labels):
+            warning = (
+                f'no class of {self.source} ({first_names(self.class_to_index)}) has the name of a class of the model '
+                f'({first_names(labels)}): class i is taken for class i of the model; a class map would tell'
+            )
         count = max(self.class_to_index.values()) + 1 if self.class_to_index else None
         if count is not None and count > num_classes:
             if self.has_class_map:
@@ -104,11 +110,11 @@ class LabelledImages(TimmImages):
                 'give a class map'
             )
         if count is not None and count < num_classes and not self.has_class_map:
-            return (
+            return warning or (
                 f'{self.source} has {count} classes, the model {num_classes}, and the names do not say which: they are '
                 f'taken for the first {count}; a class map would tell'
             )
-        return ''
+        return warning
 
     def batches(
         self,

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import zlib
 from collections import OrderedDict
+from pathlib import Path
 
 import authors_checkpoints as authors
 import pytest
@@ -665,3 +666,25 @@ def test_command_in_a_process_of_its_own(files):
     assert (done.returncode, done.stderr) == (0, '')
     assert done.stdout.startswith('detectron2.pth.tar: detectron2\n')
     assert (files / 'o.safetensors').exists()
+
+
+@pytest.mark.parametrize('name', ['resnet50', 'resnet50d', 'seresnet50'])
+def test_another_network_is_not_called_incomplete(name: str) -> None:
+    with pytest.raises(ValueError, match='another network') as caught:
+        convert_state_dict(timm.create_model(name).state_dict())
+    assert 'incomplete' not in str(caught.value)
+
+
+@pytest.mark.parametrize('target', [['--folder', 'out'], ['out.safetensors'], ['out.pth']])
+def test_a_full_disk_is_one_line(tmp_path: Path, target: list[str]) -> None:
+    """The limit on the size of files stands for the disk: the system refuses to write on, half-way."""
+    source = tmp_path / 'in.pth'
+    torch.save(timm.create_model('pinas_mini', num_classes=3).state_dict(), source)
+    limited = 'import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)); '
+    program = limited + 'from pinas_models.cli import main; sys.exit(main(sys.argv[1:]))'
+    target = [*target[:-1], str(tmp_path / target[-1])]
+    command = [sys.executable, '-c', program, 'convert', str(source), *target]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count('\n')) == (2, 1), done.stderr
+    assert 'File too large' in done.stderr
+    assert list(tmp_path.iterdir()) == [source]

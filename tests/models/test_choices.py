@@ -9,6 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pinas_models
 from pinas_models import BLOCK_CHOICES, PINAS_CLS, PINAS_TRANS, RESNEST50, PinasNet, parse_choices
 
 paths = st.integers(1, 20).flatmap(lambda length: st.lists(st.integers(0, 3), min_size=length, max_size=length))
@@ -239,3 +240,28 @@ def test_default_output_stride_is_the_largest():
     for stem_stride in (1, 2, 4):
         model = PinasNet('0' * 4, layers=(1, 1, 1, 1), stem_stride=stem_stride, device='meta')
         assert model.feature_info[-1]['reduction'] == 8 * stem_stride
+
+
+@pytest.mark.parametrize(
+    ('argument', 'value'),
+    [('num_classes', -1), ('in_chans', 0), ('drop_path_rate', 1.5), ('drop_rate', -0.1), ('drop_block_rate', 1.0)],
+)
+def test_arguments_that_cannot_be(argument, value):
+    with pytest.raises(ValueError, match=f'{argument} is {value}; it must be'):
+        timm.create_model('pinas_mini', **{argument: value})
+
+
+@pytest.mark.parametrize('pretrained', [False, True])
+def test_features_only_models_have_their_choices(pretrained):
+    whole = timm.create_model('pinas_mini')
+    assert timm.create_model('pinas_mini', pretrained=pretrained, features_only=True).choices == whole.choices
+    chosen = timm.create_model('pinas_mini', features_only=True, choices='01230123')
+    assert chosen.choices == (0, 1, 2, 3) * 2
+
+
+def test_entry_functions_are_at_package_level():
+    names = timm.list_models(module='pinas')
+    assert names
+    for name in names:
+        assert getattr(pinas_models, name) is timm.model_entrypoint(name)
+        assert name in pinas_models.__all__

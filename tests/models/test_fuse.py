@@ -408,3 +408,20 @@ def test_folding_alone_keeps_the_split_attention() -> None:
     assert count(folded, SplitAttn) == 8
     assert count(folded, nn.BatchNorm2d) == 0
     assert_equal(folded, model, images())
+
+
+@pytest.mark.parametrize('name', ['efficientnet_lite0', 'mobilenetv3_small_050', 'repvgg_a0', 'mobileone_s0'])
+def test_networks_of_timm_keep_no_batch_norm(name):
+    torch.manual_seed(0)
+    model = timm.create_model(name, num_classes=5).eval()
+    for module in model.modules():  # fresh statistics would hide a wrong scale
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.1, 0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    images = torch.randn(2, 3, 64, 64)
+    fused = fuse(model)
+    with torch.no_grad():
+        expected, actual = model(images), fused(images)
+    assert (actual - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in fused.modules())

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -306,3 +307,13 @@ def test_wrong_sizes(size, capsys):
         info('pinas_mini', f'--size={size}')
     assert raised.value.code == 2
     assert 'height x width' in capsys.readouterr().err
+
+
+def test_svg_replaces_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / 'thesis.svg'
+    target.write_text('years of work')
+    assert info('pinas_mini', '--svg', target) == 2
+    assert f'{target} exists already' in capsys.readouterr().err
+    assert target.read_text() == 'years of work'
+    assert info('pinas_mini', '--svg', target, '--force') == 0
+    assert target.read_text().startswith('<svg')

@@ -618,3 +618,12 @@ def test_a_state_of_another_evaluation_or_a_damaged_one_is_refused(
         state.write_text(content)
         assert validate(home, data, *options) == 2
         assert 'is not the state of an evaluation, or damaged' in capsys.readouterr().err
+
+
+def test_disjoint_names_of_classes_are_told(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in LABELS:
+        shutil.copytree(home / 'data' / label, tmp_path / 'data' / f'my {label}')
+    assert validate(home, tmp_path / 'data') == 0
+    assert 'has the name of a class of the model' in capsys.readouterr().err
+    assert validate(home, home / 'data') == 0
+    assert 'has the name of a class' not in capsys.readouterr().err

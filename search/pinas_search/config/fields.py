@@ -27,7 +27,7 @@ class DataConfig:
     Attributes:
         source: ``digits`` (scikit-learn's 1,797 scanned digits, built in), ``folder`` (a folder or tar of class
             folders), or any name of a data set with random access that ``timm.data.create_dataset`` knows
-            (``torch/cifar10``, ``hfds/...``).
+            (``torch/cifar10``; its other libraries, such as ``hfds/...``, are not tested).
         root: Folder or tar file; not used by ``digits``.
         train_split: Name of the training split, as timm's ``create_dataset`` takes it.
         test_split: Name of the test split; empty: there is none, and accuracies are measured on the held-out images.
