@@ -7,7 +7,6 @@ import argparse
 import statistics
 import tempfile
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,8 +23,8 @@ from pinas_search.randomness import generator
 from pinas_search.recalibrate import recalibrate_bn
 from pinas_search.scoring import CandidateEvaluator, judge
 from pinas_search.spaces import mini
-from pinas_search.stages import Run
 from pinas_search.supernets import ResNeStSupernet
+from pinas_search.testing import GivenRun
 
 PLAIN = ViewConfig(scale=(0.2, 1.0), jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0)
 WHOLE = ViewConfig(
@@ -42,23 +41,6 @@ def write_images(root: Path, per_class: int) -> None:
         for i in range(per_class):
             pixels = torch.randint(0, 200 + 5 * label, (32, 32, 3), generator=random, dtype=torch.uint8)
             Image.fromarray(pixels.numpy()).save(folder / f'{i:05d}.png')
-
-
-@dataclass(frozen=True)
-class GivenRun(Run):
-    """A run whose images and networks are given."""
-
-    supernet: ResNeStSupernet
-    classifier: nn.Linear
-    splits: Splits
-
-    def load_supernet(self) -> ResNeStSupernet:
-        """The given one."""
-        return self.supernet
-
-    def load_classifier(self) -> nn.Linear:
-        """The given one."""
-        return self.classifier
 
 
 class LoaderEvaluator:

@@ -18,14 +18,23 @@ import torch
 from torch import nn
 
 from .config import LearnConfig
-from .data import Batch
+from .data import Batch, Splits
 from .methods import Method
 from .randomness import generator
 from .spaces import Limits, Space
+from .stages import Run
 from .strategies import Proposer, SpaceExhaustedError, Strategy
 from .supernets import Supernet
 
-__all__ = ['MemoryStep', 'check_method', 'check_space', 'check_strategy', 'check_supernet', 'train_in_memory']
+__all__ = [
+    'GivenRun',
+    'MemoryStep',
+    'check_method',
+    'check_space',
+    'check_strategy',
+    'check_supernet',
+    'train_in_memory',
+]
 
 _PATHS = 8
 
@@ -144,6 +153,29 @@ def check_strategy(create: Callable[[Limits], Strategy], asks: int = 30) -> None
     parallel = Proposer(create(limits), seed=3)
     together = [parallel.ask() for _ in range(4)]
     _expect(len(set(together)) == 4, 'paths that are asked for before the first is told are not distinct')
+
+
+@dataclass(frozen=True)
+class GivenRun(Run):
+    """A run whose images and networks are given, for scorers outside the stages.
+
+    Attributes:
+        supernet: The supernet.
+        classifier: The classifier.
+        splits: The images.
+    """
+
+    supernet: Supernet
+    classifier: nn.Linear
+    splits: Splits
+
+    def load_supernet(self) -> Supernet:
+        """The given one."""
+        return self.supernet
+
+    def load_classifier(self) -> nn.Linear:
+        """The given one."""
+        return self.classifier
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,8 @@ from pinas_search.data import InMemoryImages, Splits, normalize
 from pinas_search.recalibrate import recalibrate_bn
 from pinas_search.scoring import CandidateEvaluator, Judgement, Score, judge, pack, unpack
 from pinas_search.spaces import mini
-from pinas_search.stages import Run
 from pinas_search.supernets import ResNeStSupernet
+from pinas_search.testing import GivenRun
 
 PATH = (3, 1, 0, 2, 2, 0, 1, 3)
 WHOLE = ViewConfig(
@@ -42,21 +41,6 @@ def images(count: int, classes: int, seed: int) -> InMemoryImages:
     return InMemoryImages((noise + labels.view(-1, 1, 1, 1) * 200 // classes).to(torch.uint8), labels)
 
 
-@dataclass(frozen=True)
-class Given(Run):
-    """A run whose images and networks are given."""
-
-    supernet: ResNeStSupernet
-    classifier: nn.Linear
-    splits: Splits
-
-    def load_supernet(self) -> ResNeStSupernet:
-        return self.supernet
-
-    def load_classifier(self) -> nn.Linear:
-        return self.classifier
-
-
 def evaluator(supernet: ResNeStSupernet, train: InMemoryImages, held_out: InMemoryImages, **options):
     torch.manual_seed(1)
     head = nn.Linear(supernet.num_features, 4)
@@ -67,7 +51,7 @@ def evaluator(supernet: ResNeStSupernet, train: InMemoryImages, held_out: InMemo
         search=SearchConfig(evaluate=EvaluateConfig(**options)),
     )
     splits = Splits(train=train, held_out=held_out, full_train=train, test=None, class_names=tuple('abcd'))
-    return CandidateEvaluator(Given(config, Path(), supernet, head, splits)), head
+    return CandidateEvaluator(GivenRun(config, Path(), supernet, head, splits)), head
 
 
 def score_of(scorer: CandidateEvaluator, path: tuple[int, ...]) -> Score:

@@ -193,19 +193,13 @@ class NASBench201Space(AdditiveSpace):
         track_running_stats: bool = True,
         device: torch.device | str | None = None,
     ) -> CellNetwork:
-        """Build the benchmark's stand-alone network of a path with fresh weights: images [N, 3, H, W] -> logits [N, C].
+        """Build the benchmark's network of a path; see ``Space``. No head if ``num_classes`` is 0.
 
-        Args:
-            path: The path.
-            num_classes: Classes of the head; the space's own if None, no head if 0.
-            drop_rate: Dropout before the classifier.
-            drop_path_rate: Only 0: the networks have no stochastic depth.
-            affine: The cells' batch norms have weights, as in the benchmark's networks.
-            track_running_stats: The cells' batch norms keep running statistics, as in the benchmark's networks.
-            device: Where the parameters are created.
+        Args of its own: without ``affine`` the cells' batch norms have no weights, and without ``track_running_stats``
+        no running statistics.
 
         Raises:
-            ValueError: If the path is not in the space, or stochastic depth is asked for.
+            ValueError: If the path is not in the space, or stochastic depth is asked for, which the networks lack.
         """
         if drop_path_rate:
             raise ValueError(f'drop_path_rate is {drop_path_rate}: the networks of {self.name} have none, set it to 0')

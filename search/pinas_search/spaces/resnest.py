@@ -76,18 +76,9 @@ class ResNeStSpace(AdditiveSpace):
         zero_init_last: bool = False,
         device: torch.device | str | None = None,
     ) -> PinasNet:
-        """Build the stand-alone network of a path with fresh weights.
+        """Build the timm model of a path; see ``Space``. No head if ``num_classes`` is 0.
 
-        Args:
-            path: The path.
-            num_classes: Classes of the head; the space's own if None, no head if 0.
-            drop_rate: Dropout before the classifier.
-            drop_path_rate: Stochastic depth of the last block.
-            zero_init_last: Zero the last BN of every block.
-            device: Where the parameters are created.
-
-        Raises:
-            ValueError: If the path is not in the space.
+        Args of its own: ``zero_init_last`` zeros the last BN of every block.
         """
         return timm.create_model(
             self.architecture,

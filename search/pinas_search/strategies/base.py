@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from typing import Any, ClassVar, NamedTuple, cast
 
 import numpy as np
 
@@ -54,15 +54,19 @@ class Strategy(ABC):
     Attributes:
         space: The space.
         limits: Largest allowed costs.
+        options: Its options.
         pool: The paths that satisfy the limits.
     """
 
-    def __init__(self, space: Space, limits: Limits | None = None) -> None:
+    default_options: ClassVar[Any] = None
+
+    def __init__(self, space: Space, limits: Limits | None = None, options: Any = None) -> None:
         """Define the paths that may be proposed.
 
         Args:
             space: The space.
             limits: Largest allowed costs; no limit if None.
+            options: Options of the strategy; the default ones if None.
 
         Raises:
             ValueError: If no path can satisfy the limits.
@@ -70,6 +74,7 @@ class Strategy(ABC):
         self.space = space
         self.limits = limits or Limits()
         self.limits.check(space)
+        self.options = self.default_options if options is None else options
         self.pool = PathPool(space, self.limits)
 
     @abstractmethod

@@ -36,19 +36,7 @@ class Options:
 class Evolution(Strategy):
     """Generations of mutants and crossovers of the best that earlier generations have found."""
 
-    def __init__(self, space: Space, limits: Limits | None = None, options: Options | None = None) -> None:
-        """Define the paths that may be proposed.
-
-        Args:
-            space: The space.
-            limits: Largest allowed costs; no limit if None.
-            options: The options; defaults if None.
-
-        Raises:
-            ValueError: If no path can satisfy the limits.
-        """
-        super().__init__(space, limits)
-        self.options = options or Options()
+    default_options = Options()
 
     def propose(
         self, history: Sequence[Observation], pending: Sequence[Proposal], seen: Seen, generator: np.random.Generator

@@ -21,7 +21,7 @@ from ..spaces import ChoicePath, Limits, Space
 from .base import Observation, Proposal, Seen, Strategy
 from .pool import first_unseen
 
-__all__ = ['Classifier', 'LaNAS', 'Node', 'Options', 'Region', 'create', 'ucb']
+__all__ = ['Classifier', 'LaNAS', 'Node', 'Options', 'Region', 'check_classifier', 'create', 'ucb']
 
 
 class Classifier(Protocol):
@@ -66,10 +66,19 @@ class Options:
         for name, least in (('cp', 0), ('initial', 1), ('selects', 1), ('min_leaf', 1), ('batches', 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f'{name} of LaNAS is {getattr(self, name)}, must be at least {least}')
-        try:
-            pkgutil.resolve_name(self.classifier)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(f'classifier of LaNAS is {self.classifier!r}, which cannot be imported') from error
+        check_classifier(self.classifier)
+
+
+def check_classifier(name: str) -> None:
+    """Make sure that a classifier can be imported.
+
+    Raises:
+        ValueError: If it cannot.
+    """
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(f'search.options.classifier is {name!r}, which cannot be imported') from error
 
 
 def ucb(mean: float, visits: int, parent_visits: int, cp: float) -> float:
@@ -150,20 +159,8 @@ class LaNAS(Strategy):
     without a score, so that parallel workers spread out.
     """
 
-    def __init__(self, space: Space, limits: Limits | None = None, options: Options | None = None) -> None:
-        """Define the paths that may be proposed.
-
-        Args:
-            space: The space.
-            limits: Largest allowed costs; no limit if None.
-            options: The options; defaults if None.
-
-        Raises:
-            ValueError: If no path can satisfy the limits.
-        """
-        super().__init__(space, limits)
-        self.options = options or Options()
-        self._tree: tuple[list[Observation], Node] | None = None
+    default_options = Options()
+    _tree: tuple[list[Observation], Node] | None = None
 
     def propose(
         self, history: Sequence[Observation], pending: Sequence[Proposal], seen: Seen, generator: np.random.Generator

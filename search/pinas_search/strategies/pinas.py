@@ -19,7 +19,7 @@ import numpy as np
 from ..config.types import PositiveInt
 from ..spaces import Limits, Space
 from .base import Observation, Proposal, Seen, Strategy
-from .lanas import Classifier
+from .lanas import Classifier, check_classifier
 from .pool import first_unseen
 
 __all__ = ['GreedyTree', 'Options', 'create']
@@ -47,30 +47,15 @@ class Options:
     fallback: Literal['anywhere', 'mutants'] = 'anywhere'
     classifier: str = 'sklearn.ensemble.GradientBoostingClassifier'
 
+    def __post_init__(self) -> None:
+        check_classifier(self.classifier)
+
 
 class GreedyTree(Strategy):
     """Samples where every classifier of the chain says good; each is learnt on the better half of the one before."""
 
-    def __init__(self, space: Space, limits: Limits | None = None, options: Options | None = None) -> None:
-        """Define the paths that may be proposed.
-
-        Args:
-            space: The space.
-            limits: Largest allowed costs; no limit if None.
-            options: The options; defaults if None.
-
-        Raises:
-            ValueError: If no path can satisfy the limits, or the classifier cannot be imported.
-        """
-        super().__init__(space, limits)
-        self.options = options or Options()
-        try:
-            pkgutil.resolve_name(self.options.classifier)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ValueError(
-                f'search.options.classifier is {self.options.classifier!r}, which cannot be imported'
-            ) from error
-        self._chain: tuple[list[Observation], list[Classifier]] | None = None
+    default_options = Options()
+    _chain: tuple[list[Observation], list[Classifier]] | None = None
 
     def propose(
         self, history: Sequence[Observation], pending: Sequence[Proposal], seen: Seen, generator: np.random.Generator

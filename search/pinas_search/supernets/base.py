@@ -88,17 +88,6 @@ class ChainSupernet(Supernet):
         """
 
     def forward(self, x: torch.Tensor, path: Sequence[int]) -> torch.Tensor:
-        """Run one network; only its modules are computed.
-
-        Args:
-            x: Images [N, 3, H, W].
-            path: One choice per position.
-
-        Returns:
-            The last feature map [N, F, h, w].
-
-        Raises:
-            ValueError: If the path is not in the space.
-        """
+        """Stem, then all positions in order; see ``Supernet``."""
         path = self.space.validate(path)
         return self.run(self.stem(x), path, range(self.space.num_positions))
