@@ -58,7 +58,8 @@ def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
 def assert_mistake(result: subprocess.CompletedProcess[str], message: str) -> None:
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
-    assert len(result.stderr.strip().splitlines()) == 1, result.stderr
+    lines = [line for line in result.stderr.strip().splitlines() if not line.startswith('warning: ')]
+    assert len(lines) == 1, result.stderr
 
 
 def figures(run: Path) -> dict[str, list[dict[str, object]]]:

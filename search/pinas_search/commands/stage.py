@@ -67,8 +67,6 @@ class StageCommand:
         if self.stages != ('report',):
             check_run(run)  # before the directory is begun
         if not self.stages:
-            if 'supernet' in run.needs:
-                run.build_method().check_batch_size(config.learn.batch_size)
             print(f'nothing to object: {run.space.name} with {run.space.size:,} networks, {run.num_classes} classes')
             return 0
         with own(run.path):
