@@ -33,10 +33,10 @@ def check_run(run: Run) -> None:
     splits = run.splits
     if 'supernet' in run.needs:
         method = run.build_method()
-        method.check_batch_size(config.learn.batch_size)
         for name, stream in method.streams.items():
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
             _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
+        method.check_batch_size(config.learn.batch_size)
     if 'classifier' in run.needs:
         _check_batch('linear', len(splits.train), config.linear.batch_size)
     _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
