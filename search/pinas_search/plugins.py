@@ -113,7 +113,7 @@ def _resolve(kind: Kind, name: str, full_name: str) -> Any:
         return pkgutil.resolve_name(full_name)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f'{_KEYS[kind]} is {name!r}, which cannot be imported ({one_line(error)}){nearest(name, known, 0.4)}. '
+            f'{_KEYS[kind]} is {name!r}, which cannot be imported ({one_line(error)}){nearest(name, known, 0.4) or "."} '
             f'Built in are {", ".join(known)}; any importable module with Options and create works as well'
         ) from error
 

@@ -457,8 +457,8 @@ def test_a_supernet_refuses_other_spaces():
     from pinas_search.spaces import mini
 
     with pytest.raises(ValueError, match='not of mini'):
-        supernet_module.create(supernet_module.Options(), mini())
-    built = supernet_module.create(supernet_module.Options(affine=True, track_running_stats=True), nasbench201(4, 1))
+        supernet_module.create(mini(), supernet_module.Options())
+    built = supernet_module.create(nasbench201(4, 1), supernet_module.Options(affine=True, track_running_stats=True))
     assert built.cells[0].edges['1<-0'][2].op[2].running_mean is not None
     assert not isinstance(built, ResNeStSupernet)
 

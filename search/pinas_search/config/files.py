@@ -25,6 +25,15 @@ T = TypeVar('T')
 # What a run may change without becoming another run: where it is executed.
 _PLACE = ('device', 'threads', 'data.root', 'data.workers')
 
+# Options belong to the name beside which they were written.
+_OPTIONS_OF = {
+    'space': 'space_options',
+    'learn.supernet': 'learn.supernet_options',
+    'learn.method': 'learn.options',
+    'search.strategy': 'search.options',
+    'search.scorer': 'search.scorer_options',
+}
+
 # Words for jsonargparse's conditions.
 _BOUNDS = {'v>0': 'must be above 0', 'v>=0 and v<=1': 'must lie in 0..1', 'v>=0': 'must not be negative'}
 
@@ -48,18 +57,31 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
         FileNotFoundError: If a source does not exist.
         ValueError: For an unknown key (names the nearest known one) or a wrong value.
     """
-    arguments = []
+    arguments: list[str] = []
+    names = {key: _flatten(asdict(Config())).get(key) for key in _OPTIONS_OF}
+
+    def forget_options(given: Mapping[str, Any]) -> None:
+        """Options of another strategy, method, ... than the one that is named now do not apply."""
+        for key, options in _OPTIONS_OF.items():
+            if key in given and given[key] != names[key]:
+                names[key] = given[key]
+                arguments.append(f'--{options}={{}}')
+
     for source in sources:
         path = find_file(source, builtin_configs())
-        content = _read_yaml(path)
-        _check_keys(_flatten(content), str(path))
+        content = _flatten(_read_yaml(path))
+        _check_keys(content, str(path))
+        forget_options(content)
         arguments.append(f'--config={path}')
+    given = {}
     for override in overrides:
         key, separator, value = override.partition('=')
         if not separator or not key:
             raise ValueError(f'{override!r} is no override: write key=value, for example learn.epochs=2')
         _check_keys([key], 'the command line')
-        arguments.append(f'--{key}={value}')
+        given[key] = value
+    forget_options(given)
+    arguments += [f'--{override}' for override in overrides]
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_argument('--config', action='config')
     parser.add_class_arguments(Config, None)

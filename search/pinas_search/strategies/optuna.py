@@ -76,7 +76,7 @@ class OptunaStrategy(Strategy):
         super().__init__(space, limits)
         if isinstance(sampler, str) and sampler not in sampler_names():
             raise ValueError(
-                f'Optuna has no sampler {sampler!r}{nearest(sampler, sampler_names())}. '
+                f'Optuna has no sampler {sampler!r}{nearest(sampler, sampler_names()) or "."} '
                 f'Allowed are {", ".join(sampler_names())}'
             )
         self._sampler = sampler
