@@ -112,8 +112,9 @@ def _resolve(kind: Kind, name: str, full_name: str) -> Any:
     try:
         return pkgutil.resolve_name(full_name)
     except (ImportError, AttributeError, ValueError) as error:
+        hint = nearest(name, known, 0.4) or '.'
         raise ValueError(
-            f'{_KEYS[kind]} is {name!r}, which cannot be imported ({one_line(error)}){nearest(name, known, 0.4) or "."} '
+            f'{_KEYS[kind]} is {name!r}, which cannot be imported ({one_line(error)}){hint} '
             f'Built in are {", ".join(known)}; any importable module with Options and create works as well'
         ) from error
 
