@@ -529,7 +529,7 @@ def test_classifier_is_pluggable():
     conditions = select(searched(initial=40, min_leaf=10, classifier='test_strategies:Tree')).conditions
     assert conditions
     assert all(type(c).__name__ == 'Tree' for c, _ in conditions)
-    with pytest.raises(ValueError, match=r"classifier of LaNAS is 'sklearn\.tree\.Tree', which cannot be imported"):
+    with pytest.raises(ValueError, match=r"classifier is 'sklearn\.tree\.Tree', which cannot be imported"):
         lanas(toy(2, 2), classifier='sklearn.tree.Tree')
 
 
@@ -665,7 +665,7 @@ def test_create_by_name(name, kind):
         ),
         ('rand', 'did you mean random'),
         ('random:3', "search.strategy is 'random:3', but random has no option to take '3'"),
-        ('json', 'search.strategy: json lacks Options and create, so it is no strategy'),
+        ('json', 'search.strategy: the module json lacks Options and create, so it is no strategy'),
     ],
 )
 def test_unknown_name(name, message):
