@@ -244,7 +244,7 @@ def test_default_output_stride_is_the_largest():
 
 @pytest.mark.parametrize(
     ('argument', 'value'),
-    [('num_classes', -1), ('in_chans', 0), ('drop_path_rate', 1.5), ('drop_rate', -0.1), ('drop_block_rate', 1.0)],
+    [('num_classes', -1), ('in_chans', 0), ('drop_path_rate', 1.5), ('drop_rate', -0.1), ('drop_block_rate', 1.5)],
 )
 def test_arguments_that_cannot_be(argument, value):
     with pytest.raises(ValueError, match=f'{argument} is {value}; it must be'):
