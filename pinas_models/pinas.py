@@ -235,7 +235,7 @@ class PinasNet(ResNet):
         rates = {'drop_rate': drop_rate, 'drop_path_rate': drop_path_rate, 'drop_block_rate': drop_block_rate}
         for name, rate in rates.items():
             if not 0 <= rate <= 1:
-                raise ValueError(f'{name} is {rate}; it must lie in 0..1')
+                raise ValueError(f'{name} is {rate}; it must be between 0 and 1')
         path = parse_choices(choices, sum(layers))
         if dilation_rule not in DILATION_RULES:
             raise ValueError(f'dilation_rule is {dilation_rule!r}; allowed are {", ".join(map(repr, DILATION_RULES))}')
