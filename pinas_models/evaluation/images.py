@@ -110,10 +110,11 @@ class LabelledImages(TimmImages):
                 'give a class map'
             )
         if count is not None and count < num_classes and not self.has_class_map:
-            return warning or (
+            fewer = (
                 f'{self.source} has {count} classes, the model {num_classes}, and the names do not say which: they are '
                 f'taken for the first {count}; a class map would tell'
             )
+            return '; '.join(filter(None, (warning, fewer)))
         return warning
 
     def batches(
