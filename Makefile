@@ -28,7 +28,7 @@ export NO_MKDOCS_2_WARNING := 1
 	touch $@
 
 # What touches the packages themselves: imports, operators, checkpoints, every message to a mistake, their tools.
-ONEDL_TESTS := $(addprefix tests/downstream/test_,imports.py operators.py checkpoints.py mistakes.py tools.py own_data.py)
+ONEDL_TESTS := $(addprefix tests/downstream/test_,imports.py operators.py checkpoints_in_openmmlab.py mistakes.py tools.py own_data.py)
 
 demo: .venv/.installed
 	$(BIN)/pinas-search run --config digits --out runs/demo
