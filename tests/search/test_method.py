@@ -14,8 +14,8 @@ from pinas_search.config import LearnConfig
 from pinas_search.methods import Spos, SupernetPi
 from pinas_search.plugins import find_plugin
 from pinas_search.recalibrate import recalibrate_bn
-from pinas_search.spaces import mini, resnest50
-from pinas_search.supernets import ResNeStSupernet
+from pinas_search.spaces import mini, nasbench201, resnest50
+from pinas_search.supernets import NASBench201Supernet, ResNeStSupernet
 
 PATH = (0, 1, 2, 3, 3, 2, 1, 0)
 OTHER = (1, 2, 3, 0, 0, 1, 2, 3)
@@ -269,6 +269,15 @@ class TestSwitches:
         free = SupernetPi(supernet, queue_size=8, path_pairs='independent')
         # P(no common choice in 50 pairs of 8 positions) = .75^400 < 1e-49
         assert any(np.equal(*free.sample_paths(generator)).any() for _ in range(50))
+
+    def test_paths_of_a_part_of_a_space(self) -> None:
+        generator = torch.Generator().manual_seed(0)
+        for left_out in (('none', 'skip_connect'), ('none', 'skip_connect', 'nor_conv_1x1', 'avg_pool_3x3')):
+            space = nasbench201(channels=4, num_cells=1).without(*left_out)
+            method = SupernetPi(NASBench201Supernet(space), queue_size=8)
+            for _ in range(20):
+                first, second = (space.validate(path) for path in method.sample_paths(generator))
+                assert np.not_equal(first, second).all() == (len(space.allowed[0]) > 1)
 
     def test_wrong_batches(self, supernet: ResNeStSupernet) -> None:
         method = SupernetPi(supernet, queue_size=10)

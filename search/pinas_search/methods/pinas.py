@@ -116,12 +116,13 @@ class SupernetPi(PathMethod):
         return {'train': Stream(ViewConfig(), self.num_views)}
 
     def sample_paths(self, generator: torch.Generator) -> tuple[ChoicePath, ChoicePath]:
-        """Draw two paths; with ``disjoint`` they have no candidate in common."""
+        """Draw two paths; with ``disjoint`` they differ at every position that allows more than one choice."""
         space = self.supernet.space
         if self.path_pairs == 'independent':
             return space.sample(generator), space.sample(generator)
-        pairs = [torch.randperm(m, generator=generator)[:2].tolist() for m in space.num_choices]
-        first, second = zip(*pairs, strict=True)
+        orders = [torch.randperm(len(choices), generator=generator).tolist() for choices in space.allowed]
+        first = tuple(choices[order[0]] for choices, order in zip(space.allowed, orders, strict=True))
+        second = tuple(choices[order[:2][-1]] for choices, order in zip(space.allowed, orders, strict=True))
         return first, second
 
     def check_batch_size(self, batch_size: int) -> None:
