@@ -102,6 +102,8 @@ class LearnConfig:
         weight_decay: Weight decay of SGD.
         checkpoint_seconds: Time between checkpoints.
         views: Random views of the images; those of the method if None.
+        snapshots: Keep what is learned so far at this many moments, evenly spaced, the end among them, so that the
+            ranking can be followed over the training; 0 keeps the end alone.
     """
 
     method: str = 'pinas'
@@ -117,6 +119,7 @@ class LearnConfig:
     weight_decay: NonNegativeFloat = 1e-4
     checkpoint_seconds: PositiveFloat = 60.0
     views: ViewConfig | None = None
+    snapshots: NonNegativeInt = 0
 
 
 @dataclass(frozen=True)

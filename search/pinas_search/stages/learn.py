@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
 from ..config import LearnConfig
+from ..methods import Method
 from ..records import save_tensors
 from .loop import Feed, Recipe, TrainLoop, TrainStep
 from .run import Run
@@ -16,6 +18,8 @@ __all__ = ['learn', 'learning_rate']
 
 def learn(run: Run) -> None:
     """Train the supernet; writes ``learn/<artifact>.safetensors`` for each artifact of the method.
+
+    With ``learn.snapshots`` also ``learn/snapshots/<step>/<artifact>.safetensors``.
 
     Raises:
         ValueError: If the method, its options or the batch size do not fit; raised before any work is done.
@@ -42,16 +46,24 @@ def learn(run: Run) -> None:
         config.max_steps,
     )
     loop = TrainLoop(run, stage, recipe, feeds, method, optimizers)
+    snapshots = {loop.total * k // config.snapshots for k in range(1, config.snapshots)}  # the last one is the end
 
     def step(step: TrainStep) -> dict[str, torch.Tensor]:
         for group in optimizers['weights'].param_groups:
             group['lr'] = learning_rate(config, step.epoch)
-        return method.step(step)
+        values = method.step(step)
+        if step.number + 1 in snapshots:
+            _save_artifacts(method, stage.path / 'snapshots' / str(step.number + 1))
+        return values
 
     seconds = loop.train(step)
-    for name, module in method.artifacts().items():
-        save_tensors(module, stage.path / f'{name}.safetensors')
+    _save_artifacts(method, stage.path)
     run.finish(stage, seconds, steps=loop.total, method=config.method)
+
+
+def _save_artifacts(method: Method, folder: Path) -> None:
+    for name, module in method.artifacts().items():
+        save_tensors(module, folder / f'{name}.safetensors')
 
 
 def learning_rate(config: LearnConfig, epoch: int) -> float:
