@@ -23,7 +23,9 @@ export NO_MKDOCS_2_WARNING := 1
 	for entry in $(CURDIR)/$(BIN)/../lib/python3*/site-packages/*; do \
 	  case $${entry##*/} in mmcv*|mmdet*|mmengine*|mmseg*|onedl*|*pinas_models*|pip|pip-*|setuptools*|pkg_resources|*distutils*) ;; \
 	    *) ln -s $$entry .venv-onedl/shared/ ;; esac; done
-	echo "import site; site.addsitedir('$(CURDIR)/.venv-onedl/shared')" > $$(echo .venv-onedl/lib/python3*/site-packages)/shared.pth
+	# Not where pip builds a wheel: onedl-mmcv would find torch there and compile its operators.
+	echo "import os, site; 'pip-build-env' in os.getenv('PYTHONPATH', '') or site.addsitedir('$(CURDIR)/.venv-onedl/shared')" \
+	  > $$(echo .venv-onedl/lib/python3*/site-packages)/shared.pth
 	.venv-onedl/bin/pip install --quiet --prefer-binary -e ".[downstream-onedl]"
 	touch $@
 
