@@ -25,12 +25,14 @@ class _Named(ModuleType):
             file: Binary file, which the caller closes.
 
         Raises:
-            OSError: If it is of no such format.
-            ValueError: If it has more pixels than are read.
+            ValueError: If it is of no such format, or has more pixels than are read.
         """
         from pinas_models.common.images import FORMATS, check_size
 
-        image = self.pillow.open(file, formats=FORMATS)
+        try:
+            image = self.pillow.open(file, formats=FORMATS)
+        except self.pillow.UnidentifiedImageError as error:
+            raise ValueError(f'an image or label map is of none of the formats {", ".join(FORMATS)}') from error
         check_size(image)
         return image
 

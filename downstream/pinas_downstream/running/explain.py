@@ -14,7 +14,7 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
-from pinas_models.common.images import FORMATS, MAX_PIXELS
+from pinas_models.common.images import MAX_PIXELS
 from pinas_models.common.text import nearest
 
 __all__ = ['explaining', 'known_names']
@@ -30,7 +30,6 @@ _MEANINGS = {
     ),
     r'failed to load image: (?P<file>.*)': '{file}: cannot be read as an image',
     r'pixels <= CV_IO_MAX_IMAGE_PIXELS': f'an image has more than {MAX_PIXELS:,} pixels',
-    r'cannot identify image file': 'a label map is of none of the formats ' + ', '.join(FORMATS),
     r"No such file or directory: '(?P<file>[^']*)'": '{file}: no such file',
 }
 _UNKNOWN_OPTION = re.compile(r"(?P<callee>[\w.]+)\(\) got an unexpected keyword argument '(?P<name>\w+)'")
