@@ -33,6 +33,8 @@ class _Named(ModuleType):
             image = self.pillow.open(file, formats=FORMATS)
         except self.pillow.UnidentifiedImageError as error:
             raise ValueError(f'an image or label map is of none of the formats {", ".join(FORMATS)}') from error
+        except self.pillow.DecompressionBombError as error:
+            raise ValueError(f'an image or label map is too large: {error}') from error
         check_size(image)
         return image
 
