@@ -12,6 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
+from .rank import known_truth
 from .run import Run
 
 __all__ = ['check_run']
@@ -42,6 +43,9 @@ def check_run(run: Run) -> None:
     _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
     run.strategy()
     run.check_scorer()
+    if config.truth.file is not None:
+        known_truth(run)
+    run.space.subset(config.truth.only)
     initial = getattr(run.strategy_options, 'initial', 0)
     if initial >= config.search.candidates:
         warnings.warn(
