@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pinas_models.common.files import write_json
+from pinas_models.common.files import write_json, write_text
 from pinas_models.common.progress import Progress
 
 from ..randomness import derive_seed, generator
@@ -31,6 +31,7 @@ from .truth import TABLE
 
 __all__ = ['known_truth', 'rank']
 
+JOINED = 'joined.csv'
 _CHUNK = 81  # paths that are scored at once and then written: what they share is computed once
 
 
@@ -116,6 +117,9 @@ def rank(run: Run) -> None:
     predictions = _score(run, scorers, known.paths, stage.path / 'predictions.csv', 'rank')
     curves = _curves(run, known, scorers, stage)
     report = _report(run, known, predictions, scorers['score'].facts, curves)
+    scores = _column(predictions, known, 'score')
+    pairs = zip(known.truth.keys, scores.tolist(), known.truth.accuracies.tolist(), strict=True)
+    write_text(stage.path / JOINED, 'arch,score,truth\n' + ''.join(f'{a},{s!r},{t!r}\n' for a, s, t in pairs))
     write_json(stage.path / 'report.json', report)
     low, high = report['kendall_tau_interval']
     print(
@@ -123,7 +127,7 @@ def rank(run: Run) -> None:
         f'{report["chosen"]} with {report["chosen_true"]:.4g} of at most {report["best_true"]:.4g}',
         flush=True,
     )
-    seconds = sum(_seconds(file) for file in stage.path.rglob('*.csv'))
+    seconds = sum(_seconds(file) for file in stage.path.rglob('*.csv') if file.name != JOINED)
     run.finish(stage, seconds, networks=len(known.paths))
 
 
