@@ -168,6 +168,8 @@ class EvaluateConfig:
         variance: ``mean`` averages the unbiased variances of the batches (the authors' code), ``pooled`` pools all
             images.
         max_images: Score on this many held-out images at most; None means all.
+        share_prefixes: Compute once what candidates that are scored together have in common, such as the same first
+            blocks. Scores are the same up to rounding.
     """
 
     recalibrate: bool = True
@@ -175,6 +177,7 @@ class EvaluateConfig:
     batch_size: PositiveInt = 128
     variance: Literal['mean', 'pooled'] = 'mean'
     max_images: PositiveInt | None = None
+    share_prefixes: bool = True
 
 
 @dataclass(frozen=True)
