@@ -296,7 +296,7 @@ def test_truth_is_trained_here_several_at_a_time_and_survives_kills(tmp_path: Pa
         'truth.networks=3',
         'truth.trainings=2',
         'retrain.epochs=2',
-        'retrain.checkpoint_seconds=0.001',
+        'retrain.checkpoint_seconds=0.05',
     )
     for name in ('whole', 'killed'):
         (tmp_path / name).mkdir()
