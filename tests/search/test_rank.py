@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from pinas_search.cli import main
-from pinas_search.config import parse_config
+from pinas_search.config import check_run_dir, parse_config
 from pinas_search.records import Predictions
 from pinas_search.spaces import nasbench201
 from pinas_search.stages import Run
@@ -192,6 +192,19 @@ def test_which_networks_are_ranked(tmp_path: Path) -> None:
     assert (len(drawn), available) == (7, 23)
     assert known('truth.networks=7')[0] == drawn
     assert known('truth.networks=7', seed=1)[0] != drawn
+
+
+def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
+    config = parse_config(['nasbench201'], ['truth.file=table.csv'])
+    check_run_dir(config, tmp_path)
+    for stage in ('learn', 'rank'):
+        (tmp_path / stage).mkdir()
+    file = tmp_path / 'config.yaml'
+    file.write_text(file.read_text().replace('  nesterov: false\n', '').replace('  samples: 1000\n', ''))
+    other = parse_config(['nasbench201'], ['truth.file=table.csv', 'learn.nesterov=true'])
+    with pytest.raises(ValueError, match=r'\(learn.nesterov: False there, True here\)'):
+        check_run_dir(other, tmp_path)
+    check_run_dir(config, tmp_path)
 
 
 def test_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
