@@ -32,8 +32,8 @@ def fold(conv: Call, norm: Call, mean: torch.Tensor, var: torch.Tensor) -> Call 
 def lower_pool(call: Call) -> Call | None:
     """An average pooling as a convolution of each channel; None if it is another call.
 
-    PyTorch pools few channels on a CPU without vector instructions (2.14: 8 channels of 32x32 pixels take three times as
-    long as a 3x3 convolution of them).
+    PyTorch pools few channels on a CPU without vector instructions (2.14: 8 channels of 32x32 pixels take three times
+    as long as a 3x3 convolution of them).
     """
     if type(call) is not nn.AvgPool2d or call.ceil_mode or call.divisor_override:
         return None

@@ -87,7 +87,7 @@ class ManyPaths:
 
     @torch.no_grad()
     def run(self, images: torch.Tensor) -> Iterator[tuple[ChoicePath, torch.Tensor]]:
-        """Run all paths in eval mode; each with its own statistics once they are recalibrated, else with the supernet's.
+        """Run all paths in eval mode, with their own statistics once they are recalibrated.
 
         Args:
             images: Normalised images [N, 3, H, W].
