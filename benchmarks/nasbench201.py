@@ -105,8 +105,8 @@ def _score_cells(
     factor = (per_cell * count + images_time) / (ours + images_time)
     print(
         f'scoring {count} cells on {evaluator.num_scored} images after {evaluator.num_calibration} for calibration '
-        f'(N=1, C={args.channels}, {"running" if track else "batch"} statistics, {args.chunk} cells at a time), CPU time: '
-        f'plain {per_cell:.3f} s per cell (measured on {len(plain_times)}), ours {ours / count:.3f} s, images '
+        f'(N=1, C={args.channels}, {"running" if track else "batch"} statistics, {args.chunk} cells at a time), CPU '
+        f'time: plain {per_cell:.3f} s per cell (measured on {len(plain_times)}), ours {ours / count:.3f} s, images '
         f'{images_time:.1f} s once, {factor:.2f}x; scores equal'
     )
 
