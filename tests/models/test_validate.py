@@ -23,6 +23,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import run_command
 from PIL import Image
 from scipy.stats import binomtest
 from small_classifier import LABELS, make_classifier, picture, save_pictures
@@ -583,7 +584,9 @@ def test_killed_and_given_again_it_ends_with_the_same_numbers(
     (state,) = tmp_path.glob('results.csv.*.partial.json')
     seen = json.loads(state.read_text())['state']['seen']
     assert 20 <= seen < PER_CLASS * len(LABELS)
-    last = subprocess.run(command(home, tmp_path), capture_output=True, text=True, env=environment, check=True)
+    _, _, _, *last_command = command(home, tmp_path)
+    last = run_command(main, *last_command, cwd=tmp_path)
+    assert last.returncode == 0, last.stderr
     assert f'going on after {seen} images' in last.stderr
     for row in read_csv(tmp_path / 'results.csv'):
         expected = ranks[row['protocol']]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import shutil
 import signal
@@ -15,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from in_process import run_command
 from tables import all_paths
 
 import pinas_models  # noqa: F401 - registers the models
@@ -47,12 +47,7 @@ SMALL = [
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run the command in this process, which has imported torch."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        patch.chdir(cwd)
-        code = main(list(arguments))
-    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), err.getvalue())
+    return run_command(main, *arguments, cwd=cwd)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:

@@ -1,4 +1,4 @@
-"""What an installed wheel holds."""
+"""What an installed wheel holds, and what an import costs."""
 
 from __future__ import annotations
 
@@ -49,3 +49,15 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     packages = {path.name for path in site.iterdir()}
     assert {'pinas_models', 'pinas_search', 'pinas_downstream'} <= packages
     assert not packages & {'tests', 'benchmarks', 'search'}
+
+
+def test_imports_are_cheap() -> None:
+    """What only a search or a report needs is imported by them."""
+    heavy = 'print([m for m in ("optuna", "matplotlib", "jinja2", "scipy") if m in sys.modules])'
+    modules = ('pinas_search.spaces', 'pinas_search.strategies, pinas_search.report')
+    code = 'import sys; ' + '; '.join(f'import {names}; {heavy}' for names in modules)
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    before, after = done.stdout.splitlines()
+    assert before == after
+    assert 'optuna' not in after
+    assert 'matplotlib' not in after

@@ -5,8 +5,6 @@ import json
 import math
 import random
 import re
-import subprocess
-import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -699,11 +697,3 @@ def test_space_without_stages_is_drawn_too(tmp_path):
 def test_page_of_a_full_search_stays_small(tmp_path):
     make_run(tmp_path, resnest50(), candidates=1000)
     assert write_report(tmp_path, resnest50()).stat().st_size < 3e6
-
-
-def test_import_is_cheap():
-    loaded = 'print([m for m in ("matplotlib", "jinja2", "scipy") if m in sys.modules])'
-    code = f'import sys, pinas_search.spaces; {loaded}; import pinas_search.report; {loaded}'
-    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
-    before, after = done.stdout.splitlines()
-    assert before == after
