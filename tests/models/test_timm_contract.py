@@ -9,7 +9,7 @@ import sys
 import pytest
 import timm
 import torch
-from reference import filled_state_dict, load_fixture, make_input
+from reference import filled_state_dict, load_fixture, make_input, randomize
 from timm.layers import DropBlock2d, DropPath
 from timm.models import group_parameters, save_for_hf
 from torch import nn
@@ -37,18 +37,6 @@ each_model = pytest.mark.parametrize('name', MODELS)
 def on_meta(name, **kwargs):
     """The network without values, for contracts on shapes and names."""
     return timm.create_model(name, device='meta', **dict(MODELS[name], **kwargs))
-
-
-def randomize(model, seed=0):
-    """Give every parameter and statistic a value that its neighbours do not have."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, tensor in model.state_dict().items():
-            if name.endswith('running_var'):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            elif tensor.is_floating_point() and tensor.ndim == 1:
-                tensor.add_(torch.empty_like(tensor).normal_(0, 0.1, generator=generator))
-    return model
 
 
 def mini(**kwargs):
