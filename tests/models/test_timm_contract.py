@@ -9,7 +9,7 @@ import sys
 import pytest
 import timm
 import torch
-from reference import filled_state_dict, load_fixture, make_input, randomize
+from reference import make_input, randomize
 from timm.layers import DropBlock2d, DropPath
 from timm.models import group_parameters, save_for_hf
 from torch import nn
@@ -17,7 +17,6 @@ from torch.export import Dim
 
 import pinas_models
 from pinas_models import PINAS_TRANS, PinasBottleneck, PinasNet
-from pinas_models.pinas import checkpoint_filter_fn
 
 # Every registered name with the arguments it needs.
 MODELS = {
@@ -461,19 +460,6 @@ def authors_checkpoint(tmp_path_factory, model):
     return file
 
 
-@pytest.mark.parametrize('way', ['checkpoint_path', 'file', 'state_dict'])
-def test_authors_checkpoint_loads_strictly(way, authors_checkpoint, model, x):
-    if way == 'checkpoint_path':
-        kwargs = dict(checkpoint_path=str(authors_checkpoint))
-    elif way == 'file':
-        kwargs = dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(authors_checkpoint)))
-    else:
-        kwargs = dict(pretrained=True, pretrained_cfg_overlay=dict(state_dict=torch.load(authors_checkpoint)))
-    loaded = timm.create_model('pinas_mini', **MINI, **kwargs).eval()
-    with torch.inference_mode():
-        assert torch.equal(loaded(x), model(x))
-
-
 @pytest.mark.parametrize('way', ['checkpoint_path', 'file'])
 @pytest.mark.parametrize('fault', ['missing', 'unexpected'])
 def test_faulty_checkpoint_is_refused(way, fault, authors_checkpoint, tmp_path):
@@ -490,35 +476,6 @@ def test_faulty_checkpoint_is_refused(way, fault, authors_checkpoint, tmp_path):
         error, kwargs = ValueError, dict(pretrained=True, pretrained_cfg_overlay=dict(file=str(file)))
     with pytest.raises(error, match=r'layer3\.1\.bn[23]\.weight'):
         timm.create_model('pinas_mini', **MINI, **kwargs)
-
-
-def test_old_checkpoint_without_batch_counters(authors_checkpoint, model, x, tmp_path):
-    state_dict = torch.load(authors_checkpoint)['state_dict']
-    state_dict = {n: t for n, t in state_dict.items() if not n.endswith('num_batches_tracked')}
-    torch.save({'state_dict': state_dict}, tmp_path / 'old.pth.tar')
-    loaded = timm.create_model('pinas_mini', **MINI, checkpoint_path=str(tmp_path / 'old.pth.tar')).eval()
-    with torch.inference_mode():
-        assert torch.equal(loaded(x), model(x))
-
-
-def test_authors_names_of_the_published_network():
-    weights = filled_state_dict(load_fixture('cls_32'))
-    checkpoint = {'state_dict': {f'module.{name}': tensor for name, tensor in weights.items()}}
-    model = on_meta('pinas_cls')
-    loaded = checkpoint_filter_fn(checkpoint, model)
-    assert loaded.keys() == weights.keys()
-    assert checkpoint_filter_fn(weights, model).keys() == weights.keys()
-    assert model.load_state_dict(loaded, strict=True, assign=True).missing_keys == []
-
-
-def test_weights_adapt_to_gray_images_and_other_classes(authors_checkpoint, model):
-    overlay = dict(file=str(authors_checkpoint))
-    gray = timm.create_model(
-        'pinas_mini', pretrained=True, pretrained_cfg_overlay=overlay, in_chans=1, num_classes=3, **MINI
-    )
-    torch.testing.assert_close(gray.conv1[0].weight, model.conv1[0].weight.sum(1, keepdim=True))
-    assert torch.equal(gray.layer4[1].bn3.weight, model.layer4[1].bn3.weight)
-    assert gray.fc.out_features == 3
 
 
 @pytest.mark.parametrize(
