@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -575,6 +576,8 @@ def test_killed_and_given_again_it_ends_with_the_same_numbers(
             command(home, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
         )
         while process.poll() is None and seen < wanted:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.005)
             for state in tmp_path.glob('results.csv.*.partial.json'):
                 seen = json.loads(state.read_text())['state']['seen']
         assert process.poll() is None, 'it ended before it could be killed'
