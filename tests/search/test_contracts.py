@@ -146,7 +146,7 @@ def test_all_choices_of_a_position_get_a_gradient_and_one_update() -> None:
 
 @pytest.mark.parametrize('name', ['evolution', 'pinas'])
 def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
-    """The best of 120, mean over 8 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
+    """The best of 120, mean over 4 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
     mini = space('mini')
     weights = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)).numpy()
 
@@ -159,6 +159,6 @@ def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
         return max(observation.value for observation in proposer.history)
 
     options = {'evolution': {'population': 20, 'parents': 5, 'mutations': 10}, 'pinas': {'initial': 40}}[name]
-    ours = [best(name, options, seed) for seed in range(8)]
-    chance = [best('random', {}, seed) for seed in range(8)]
-    assert sum(ours) / 8 > sum(chance) / 8
+    ours = [best(name, options, seed) for seed in range(4)]
+    chance = [best('random', {}, seed) for seed in range(4)]
+    assert sum(ours) > sum(chance)
