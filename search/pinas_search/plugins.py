@@ -30,7 +30,12 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         'resnest50': 'spaces.resnest:resnest50',
     },
     'supernet': {'nasbench201': 'supernets.nasbench201', 'resnest': 'supernets.resnest'},
-    'method': {'pinas': 'methods.pinas', 'spos': 'methods.spos'},
+    'method': {
+        'fairnas': 'methods.fairnas',
+        'gdas': 'methods.gdas',
+        'pinas': 'methods.pinas',
+        'spos': 'methods.spos',
+    },
     'strategy': {
         'evolution': 'strategies.evolution',
         'lanas': 'strategies.lanas',

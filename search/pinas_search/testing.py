@@ -19,7 +19,7 @@ from torch import nn
 
 from .config import LearnConfig
 from .data import Batch, Splits
-from .methods import Method
+from .methods import Method, apply_update
 from .randomness import generator
 from .spaces import Limits, Space
 from .stages import Run
@@ -219,9 +219,9 @@ class MemoryStep:
         """Add the gradients of a loss."""
         loss.backward()
 
-    def update(self, optimizer: str = 'weights') -> None:
+    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
         """Step an optimizer, then drop all gradients."""
-        self.all_optimizers[optimizer].step()
+        apply_update(self.all_optimizers[optimizer], max_norm, lr_factor)
         self.method.zero_grad(set_to_none=True)
 
 

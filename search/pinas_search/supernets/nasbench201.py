@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from ..spaces import ChoicePath, NASBench201Space, Space
-from ..spaces.nasbench201 import working_edges
+from ..spaces.nasbench201 import working_choices, working_edges
 from ..spaces.nasbench201_network import (
     EDGES,
     NUM_NODES,
@@ -20,7 +20,7 @@ from ..spaces.nasbench201_network import (
     make_stem,
     run_cell,
 )
-from .base import Supernet
+from .base import GatedSupernet, Gates, weighted_sum
 
 __all__ = ['NASBench201Supernet', 'Options', 'create']
 
@@ -62,6 +62,19 @@ class SearchCell(nn.Module):
         """Run the operations of a valid path that its output needs: [N, C, H, W] -> [N, C, H, W]."""
         return run_cell(x, self.operations(path), working_edges(path))
 
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Run the operations that have a gate and that the output needs: [N, C, H, W] -> [N, C, H, W]."""
+        nodes = [x]
+        working = working_choices(gates)
+        for node in range(1, NUM_NODES):
+            terms = [
+                (operations[choice](nodes[source]), gates[edge][choice])  # type: ignore[index]
+                for edge, ((source, target), operations) in enumerate(zip(EDGES, self.edges.values(), strict=True))
+                for choice in (working[edge] if target == node else ())
+            ]
+            nodes.append(weighted_sum(terms) if terms else x.mul(0.0))
+        return nodes[-1]
+
 
 class SharedCell:
     """A cell on one input for many paths: an edge is computed once for all paths that agree on what it depends on."""
@@ -97,7 +110,7 @@ class SharedCell:
         return results[key]
 
 
-class NASBench201Supernet(Supernet):
+class NASBench201Supernet(GatedSupernet):
     """All networks of NAS-Bench-201 in one, as the benchmark's authors share weights (``TinyNetworkRANDOM``).
 
     Names are theirs: ``cells.{i}.edges.{target}<-{source}.{choice}.op.{1,2}``, without the classifier. Stem, the two
@@ -146,6 +159,17 @@ class NASBench201Supernet(Supernet):
         """
         path = self.space.validate(path)
         return self._finish(self.cells[0](self.stem(x), path), path)
+
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Weigh the outputs of operations, in all cells alike; see ``GatedSupernet``.
+
+        What cannot change the output is not computed, such as ``none``: its gate has no gradient, which would be 0.
+        """
+        self.check_gates(gates)
+        x = self.stem(x)
+        for cell in self.cells:
+            x = cell.forward_gated(x, gates) if isinstance(cell, SearchCell) else cell(x)
+        return self.lastact(x)
 
     def run_many(
         self, images: torch.Tensor, paths: Iterable[Sequence[int]]

@@ -12,7 +12,7 @@ from torch import nn
 from pinas_models import PinasNet
 
 from ..spaces import ChoicePath, ResNeStSpace, Space
-from .base import ChainSupernet
+from .base import ChainSupernet, GatedSupernet, Gates, weighted_sum
 
 __all__ = ['Options', 'ResNeStSupernet', 'create']
 
@@ -28,7 +28,7 @@ class Options:
     downsample_share: bool = True
 
 
-class ResNeStSupernet(ChainSupernet):
+class ResNeStSupernet(ChainSupernet, GatedSupernet):
     """All networks of a space in one (paper section 3.1; the authors' ``SuperResNet``).
 
     All paths share the stem and, with ``downsample_share``, the shortcut module of each stage. Everything else,
@@ -79,6 +79,14 @@ class ResNeStSupernet(ChainSupernet):
         """Run the blocks of consecutive positions; ends with [N, 2048, H / 32, W / 32] in the paper's space."""
         for position in positions:
             x = self._blocks[position][path[position]](x)
+        return x
+
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Weigh the outputs of whole blocks, their shortcuts included; see ``GatedSupernet``."""
+        self.check_gates(gates)
+        x = self.stem(x)
+        for blocks, weights in zip(self._blocks, gates, strict=True):
+            x = weighted_sum((blocks[choice](x), gate) for choice, gate in weights.items())
         return x
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
