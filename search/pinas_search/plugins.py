@@ -29,12 +29,21 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         'nasbench201': 'spaces.nasbench201',
         'resnest50': 'spaces.resnest:resnest50',
     },
-    'supernet': {'nasbench201': 'supernets.nasbench201', 'resnest': 'supernets.resnest'},
+    'supernet': {
+        'nasbench201': 'supernets.nasbench201',
+        'resnest': 'supernets.resnest',
+        'resnest_masked': 'supernets.resnest_masked',
+    },
     'method': {
         'fairnas': 'methods.fairnas',
+        'fbnetv2': 'methods.fbnetv2',
         'gdas': 'methods.gdas',
+        'nsas': 'methods.nsas',
         'pinas': 'methods.pinas',
+        'proxylessnas': 'methods.proxylessnas',
         'spos': 'methods.spos',
+        'tunas': 'methods.tunas',
+        'wpl': 'methods.wpl',
     },
     'strategy': {
         'evolution': 'strategies.evolution',

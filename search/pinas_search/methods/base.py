@@ -75,7 +75,8 @@ class Method(nn.Module, ABC):
 
     A new method is one module with a subclass, a dataclass ``Options`` and a function
     ``create(supernet, options, num_classes) -> Method``; ``learn.method`` names the module. What it must resume after
-    a kill is in its state dict and in its optimizers.
+    a kill is in its state dict and in its optimizers. A method that needs a supernet of another kind than the space's
+    names it: its module has a constant ``SUPERNET``.
     """
 
     @property

@@ -12,6 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
+from ..randomness import generator
 from .run import Run
 
 __all__ = ['check_run']
@@ -37,6 +38,9 @@ def check_run(run: Run) -> None:
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
             _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
         method.check_batch_size(config.learn.batch_size)
+        method.optimizers(config.learn)
+        if config.retrain.start == 'inherited':
+            method.supernet.extract(run.space.sample(generator(config.seed, 'check')))
     if 'classifier' in run.needs:
         _check_batch('linear', len(splits.train), config.linear.batch_size)
     _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
