@@ -1,7 +1,8 @@
 """WPL: a penalty on moving weights that mattered to earlier paths (Benyahia et al., ICML 2019).
 
-Of "Overcoming Multi-model Forgetting" (kcyu2014/multimodel-forgetting): L = CE(a; θ) + α/2 Σ F (θ - θ*)² over the weights of the path. θ* are their values when the path before was done, and F
-is a diagonal Fisher matrix: squared gradients of the cross-entropy that fade, F <- λ F + g².
+From "Overcoming Multi-model Forgetting" (kcyu2014): L = CE(a; θ) + α/2 Σ F (θ - θ*)² over the weights of
+the path. θ* are their values when the path before was done, and F is a diagonal Fisher matrix: squared gradients of the
+cross-entropy that fade, F <- λ F + g².
 
 The authors train a controller in turns with the weights; here paths are uniform, as where the method is compared on
 NAS-Bench-201. With one step per path θ equals θ* whenever the gradient is taken, and the penalty does nothing: a path

@@ -97,7 +97,8 @@ class MaskedResNeStSupernet(ChainSupernet, GatedSupernet):
         self.num_features = networks[0].num_features
         for stage, depth in enumerate(space.layers, start=1):
             names = [f'layer{stage}.{block}' for block in range(depth)]
-            blocks = (MaskedBlock([network.get_submodule(name) for network in networks])  # type: ignore[misc] for name in names)
+            candidates = [[network.get_submodule(name) for network in networks] for name in names]
+            blocks = [MaskedBlock(row) for row in candidates]
             self.add_module(f'layer{stage}', nn.ModuleList(blocks))
         self._blocks: list[nn.Module] = [self.get_submodule(name) for name in space.block_names]
 
