@@ -8,13 +8,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import yaml
+from safetensors.numpy import load_file
 
 from .. import STAGES
 from ..records import Candidate, read_json
 from ..spaces import Space
 
-__all__ = ['Network', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
+__all__ = ['Architecture', 'Network', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
 
 T = TypeVar('T')
 Metrics = Sequence[Mapping[str, Any]]
@@ -88,6 +90,19 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """What the architecture parameters of a method prefer.
+
+    Attributes:
+        path: The path of the largest logits, as digits.
+        probability: Its probability, the product over the positions.
+    """
+
+    path: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """How far a stage is.
 
@@ -114,6 +129,7 @@ class RunRecord:
         config: The same, parsed; empty if it is no YAML mapping.
         stages: All stages in order.
         learn: Metrics of the learning stage.
+        architecture: What the method's architecture parameters prefer; None if it has none.
         linear: Metrics of the linear stage.
         candidates: Scored paths in the order of evaluation.
         search: Result of the search; None while it is not finished.
@@ -125,6 +141,7 @@ class RunRecord:
     config: Mapping[str, Any]
     stages: tuple[StageRecord, ...]
     learn: Metrics
+    architecture: Architecture | None
     linear: Metrics
     candidates: tuple[Candidate, ...]
     search: SearchResult | None
@@ -206,11 +223,23 @@ def collect(run_dir: Path, space: Space) -> RunRecord:
         config=_parse_yaml(config_text),
         stages=tuple(_read_stage(folder, so_far[folder.name]) for folder in _stage_dirs(run_dir)),
         learn=learn,
+        architecture=_read_architecture(run_dir / 'learn' / 'architecture.safetensors', space),
         linear=linear,
         candidates=candidates,
         search=search,
         networks=networks,
     )
+
+
+def _read_architecture(file: Path, space: Space) -> Architecture | None:
+    """Read the artifact ``architecture``: one tensor ``logits``, [L, m]; a method may keep something else there."""
+    logits = load_file(file).get('logits') if file.exists() else None
+    if logits is None or logits.shape != (space.num_positions, max(space.num_choices)):
+        return None
+    rows = [row[list(choices)].astype(float) for row, choices in zip(logits, space.allowed, strict=True)]
+    path = [choices[int(row.argmax())] for row, choices in zip(rows, space.allowed, strict=True)]
+    odds = [np.exp(row - row.max()).sum() for row in rows]
+    return Architecture(space.encode(path), float(1 / np.prod(odds)))
 
 
 def _stage_dirs(run_dir: Path) -> list[Path]:
