@@ -337,7 +337,7 @@ class TestGdas:
 
     def test_the_settings_of_the_benchmark(self) -> None:
         method = make(Gdas)
-        optimizers = method.optimizers(LearnConfig(momentum=0.9))
+        optimizers = method.optimizers(LearnConfig(nesterov=True))
         adam = optimizers['architecture'].param_groups[0]
         assert (adam['lr'], adam['betas'], adam['weight_decay']) == (3e-4, (0.5, 0.999), 1e-3)
         assert optimizers['weights'].param_groups[0]['nesterov']

@@ -160,11 +160,10 @@ class PathMethod(Method):
         return {'loss': loss.detach()}
 
 
-def sgd(groups: Iterable[dict], config: LearnConfig, *, nesterov: bool = False) -> torch.optim.SGD:
-    """SGD as ``learn`` configures it; Nesterov's momentum only on request, and where there is momentum."""
-    nesterov = nesterov and config.momentum > 0
+def sgd(groups: Iterable[dict], config: LearnConfig) -> torch.optim.SGD:
+    """SGD as ``learn`` configures it."""
     return torch.optim.SGD(
-        list(groups), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=nesterov
+        list(groups), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
     )
 
 

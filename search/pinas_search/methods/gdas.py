@@ -20,7 +20,7 @@ from ..plugins import options_of
 from ..spaces import ChoicePath
 from ..supernets import Supernet
 from .architecture import ArchitectureMethod, gumbel, require_gates
-from .base import Step, sgd
+from .base import Step
 
 __all__ = ['Gdas', 'Options', 'create']
 
@@ -42,6 +42,8 @@ class Gdas(ArchitectureMethod):
     ) -> None:
         """Add a classifier and architecture parameters; the defaults are the settings of NAS-Bench-201.
 
+        They go with ``learn.nesterov``.
+
         Args:
             supernet: The supernet; it is trained in place.
             num_classes: Classes.
@@ -60,11 +62,6 @@ class Gdas(ArchitectureMethod):
         self.temperatures = temperature_start, temperature_end
         self.architecture_lr, self.architecture_weight_decay = architecture_lr, architecture_weight_decay
         self.clip = clip
-
-    def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
-        """SGD with Nesterov's momentum on the weights, Adam on the architecture parameters."""
-        weights = sgd([{'params': self.weights}], config, nesterov=True)
-        return {'weights': weights, 'architecture': self.architecture_optimizer(config)}
 
     def architecture_optimizer(self, config: LearnConfig) -> torch.optim.Optimizer:
         """Adam with the betas of the benchmark's settings."""

@@ -21,7 +21,7 @@ from ..plugins import options_of
 from ..spaces import ChoicePath
 from ..supernets import Supernet
 from .architecture import ArchitectureMethod, ChoiceCosts, require_gates
-from .base import Step, sgd
+from .base import Step
 
 __all__ = ['Options', 'ProxylessNas', 'create']
 
@@ -48,6 +48,8 @@ class ProxylessNas(ArchitectureMethod):
         cost_weight: PositiveFloat = 0.1,
     ) -> None:
         """Add a classifier and architecture parameters; the defaults are the released code's.
+
+        They go with ``learn.nesterov``.
 
         Args:
             supernet: The supernet; it is trained in place.
@@ -81,11 +83,6 @@ class ProxylessNas(ArchitectureMethod):
         self.two, self.warmup, self.steps_per_update = gates == 'two', warmup, steps_per_update
         self.architecture_lr, self.regularizer = architecture_lr, regularizer
         self.cost_target, self.alpha, self.beta, self.cost_weight = cost_target or 1.0, alpha, beta, cost_weight
-
-    def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
-        """SGD with Nesterov's momentum on the weights, Adam on the architecture parameters."""
-        weights = sgd([{'params': self.weights}], config, nesterov=True)
-        return {'weights': weights, 'architecture': self.architecture_optimizer(config)}
 
     def architecture_optimizer(self, config: LearnConfig) -> torch.optim.Optimizer:
         """Adam without momentum, so that parameters without a gradient stay."""
