@@ -16,6 +16,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors.torch import save_file
 from scipy.stats import kendalltau
 from tables import TableSpace
 
@@ -24,7 +25,7 @@ from pinas_search.report.collect import collect
 from pinas_search.report.summary import standard_error, summarize
 from pinas_search.scoring import pack
 from pinas_search.scoring.comparison import compare, place_among
-from pinas_search.spaces import Space, mini, resnest50
+from pinas_search.spaces import Space, mini, nasbench201, resnest50
 
 FIGURES = {'winner', 'learning', 'linear', 'candidates', 'scores', 'costs', 'choices', 'retraining', 'time'}
 HOSTILE = '<script>alert("x")</script><img src="https://evil.example/x.png" onerror=alert(1)> & $\\frac{'
@@ -343,6 +344,23 @@ def test_page_is_one_proper_document(finished):
         if name == 'aria-labelledby':
             assert value in ids
     assert (run_dir / 'report' / 'index.html').stat().st_size < 3e6
+
+
+def test_architecture_parameters_are_shown(tmp_path):
+    space = nasbench201().without('none')
+    logits = torch.zeros(6, 5)
+    logits[:, 0] = 9.0  # none, which the space leaves out
+    for position, choice in enumerate((3, 1, 4, 2, 3, 3)):
+        logits[position, choice] = 2.0
+    steps = [{'step': i, 'epoch': i, 'loss': 2.0, 'entropy': e, 'lr': 0.1} for i, e in ((1, 1.386), (2, 0.5))]
+    write_lines(tmp_path / 'learn' / 'metrics.jsonl', steps)
+    save_file({'logits': logits}, tmp_path / 'learn' / 'architecture.safetensors')
+    page = ' '.join(write_report(tmp_path, space).read_text().split())
+    probability = (math.exp(2) / (math.exp(2) + 3)) ** 6
+    assert f'prefer <code>314233</code>, with a probability of {probability:.3g} among 4,096 paths' in page
+    assert 'The entropy of its architecture parameters goes from 1.39 to 0.5 nats.' in page
+    save_file({'rows.0': logits}, tmp_path / 'learn' / 'architecture.safetensors')  # another method's
+    assert 'architecture parameters prefer' not in write_report(tmp_path, space).read_text()
 
 
 def test_winner_and_its_numbers_are_shown(finished, space):

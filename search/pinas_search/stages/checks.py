@@ -12,6 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
+from ..randomness import generator
 from .rank import known_truth
 from .run import Run
 
@@ -40,6 +41,9 @@ def check_run(run: Run) -> None:
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
             _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
         method.check_batch_size(config.learn.batch_size)
+        method.optimizers(config.learn)
+        if config.retrain.start == 'inherited' and _trains_networks(config):
+            method.supernet.extract(run.space.sample(generator(config.seed, 'check')))
     if 'classifier' in run.needs:
         _check_batch('linear', len(splits.train), config.linear.batch_size)
     if _trains_networks(config):

@@ -97,7 +97,8 @@ class Run:
             'scorer': (config.search.scorer, config.search.scorer_options),
         }
         if kind == 'supernet':
-            return find_plugin(kind, config.learn.supernet or self.space.supernet, config.learn.supernet_options)
+            own = getattr(self._plugin('method').module, 'SUPERNET', self.space.supernet)
+            return find_plugin(kind, config.learn.supernet or own, config.learn.supernet_options)
         return find_plugin(kind, *names[kind])
 
     @cached_property
