@@ -13,7 +13,7 @@ from ..data import Batch, epoch_batches
 from ..randomness import generator
 from ..spaces import ChoicePath
 from .base import Score, Tools, pack
-from .recalibrate import recalibrate_bn
+from .recalibrate import keeps_statistics, recalibrate_bn
 from .sharing import ManyPaths
 
 __all__ = ['NEEDS', 'CandidateEvaluator', 'Judgement', 'Options', 'create', 'judge']
@@ -130,8 +130,11 @@ class CandidateEvaluator:
         def prepare(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
             return tools.normalize(batch.images), batch.labels
 
+        tracked = 'recalibrated' if config.recalibrate else 'running statistics'
         self.facts: dict[str, object] = {
             'recalibrated': config.recalibrate,
+            # Layers without running statistics, if the supernet has any, use those of the batch that is scored.
+            'batch_norm': tracked if keeps_statistics(self.supernet) else 'batch statistics',
             'calibration_images': self.num_calibration,
             'held_out_images': self.num_scored,
         }
