@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import LearnConfig, plain_views
+from ..config.types import Fraction
 from ..spaces import ChoicePath
 from ..supernets import Supernet
 from .base import PathMethod, Stream, decay_no_norms, sgd
@@ -30,7 +31,7 @@ class Options:
 class Spos(PathMethod):
     """A uniform path per step, cross entropy with labels. Blocks off the path get no gradient, momentum or decay."""
 
-    def __init__(self, supernet: Supernet, num_classes: int, *, label_smoothing: float = 0.1) -> None:
+    def __init__(self, supernet: Supernet, num_classes: int, *, label_smoothing: Fraction = 0.1) -> None:
         """Add a classifier to a supernet.
 
         Args:

@@ -42,6 +42,11 @@ def check_run(run: Run) -> None:
     _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
     run.strategy()
     run.check_scorer()
+    if splits.test is None and not len(splits.held_out):
+        raise ValueError(
+            'there are neither test nor held-out images to measure the retrained networks on: set data.test_split, or '
+            'data.held_out_per_class above 0'
+        )
     initial = getattr(run.strategy_options, 'initial', 0)
     if initial >= config.search.candidates:
         warnings.warn(
