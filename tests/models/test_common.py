@@ -36,9 +36,9 @@ def _fill(path):
 
 def test_a_full_disk_names_the_file(tmp_path):
     path = tmp_path / 'a.txt'
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), atomic_path(path) as temporary:
-        temporary.write_text('half')
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), atomic_path(path):
+        raise full
     assert list(tmp_path.iterdir()) == []
 
 
