@@ -16,7 +16,7 @@ from .base import Score, Tools, pack
 from .recalibrate import keeps_statistics, recalibrate_bn
 from .sharing import ManyPaths
 
-__all__ = ['NEEDS', 'CandidateEvaluator', 'Judgement', 'Options', 'create', 'judge']
+__all__ = ['NEEDS', 'CandidateEvaluator', 'Judgement', 'Options', 'check', 'create', 'judge']
 
 NEEDS = frozenset({'supernet', 'classifier'})
 _CACHE_BYTES = 1 << 30
@@ -104,8 +104,7 @@ class CandidateEvaluator:
         """
         config, seed = tools.config.search.evaluate, tools.config.seed
         train, held_out, views = tools.splits.train, tools.splits.held_out, tools.config.linear.views
-        if not len(held_out):
-            raise ValueError('there are no held-out images to score candidates on: set data.held_out_per_class above 0')
+        check(tools, Options())
         if not config.recalibrate:
             warnings.warn(
                 'search.evaluate.recalibrate is off: scores then mix the BN statistics of all paths and rank them '
@@ -175,6 +174,16 @@ class CandidateEvaluator:
                 images = (images for images, _ in self._calibration())
                 recalibrate_bn(supernet, path, images, variance=self.config.variance)
             return judge(lambda x: self.classifier(supernet.features(supernet(x, path))), self._scored())
+
+
+def check(tools: Tools, options: Options) -> None:
+    """Make sure before the learning that there will be something to score on.
+
+    Raises:
+        ValueError: If there are no held-out images.
+    """
+    if not len(tools.splits.held_out):
+        raise ValueError('there are no held-out images to score candidates on: set data.held_out_per_class above 0')
 
 
 def create(tools: Tools, options: Options) -> CandidateEvaluator:

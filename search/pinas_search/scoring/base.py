@@ -87,6 +87,9 @@ class Tools(Protocol):
     def load_classifier(self) -> nn.Linear:
         """The classifier that the linear stage left."""
 
+    def build_method(self) -> OffersScorers:
+        """The method before its first step."""
+
     def load_method(self) -> OffersScorers:
         """The method with everything that the learning stage left."""
 
