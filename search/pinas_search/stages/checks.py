@@ -12,6 +12,8 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
+from ..randomness import generator
+from .rank import known_truth
 from .run import Run
 
 __all__ = ['check_run']
@@ -27,6 +29,8 @@ def check_run(run: Run) -> None:
     config = run.config
     _check_ranges(config)
     _check_schedules(config)
+    if config.learn.nesterov and not config.learn.momentum:
+        raise ValueError('learn.nesterov needs learn.momentum above 0')
     _ = run.device
     if run.num_classes < 2:
         raise ValueError('the images have one class only: there is nothing to tell apart')
@@ -37,11 +41,18 @@ def check_run(run: Run) -> None:
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
             _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
         method.check_batch_size(config.learn.batch_size)
+        method.optimizers(config.learn)
+        if config.retrain.start == 'inherited' and _trains_networks(config):
+            method.supernet.extract(run.space.sample(generator(config.seed, 'check')))
     if 'classifier' in run.needs:
         _check_batch('linear', len(splits.train), config.linear.batch_size)
-    _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
+    if _trains_networks(config):
+        _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
     run.strategy()
     run.check_scorer()
+    if config.truth.file is not None:
+        known_truth(run)
+    run.space.subset(config.truth.only)
     initial = getattr(run.strategy_options, 'initial', 0)
     if initial >= config.search.candidates:
         warnings.warn(
@@ -49,6 +60,10 @@ def check_run(run: Run) -> None:
             f'{config.search.strategy} draws its first {initial} candidates at random, so all of them',
             stacklevel=2,
         )
+
+
+def _trains_networks(config: Config) -> bool:
+    return bool(config.retrain.top or config.retrain.random_paths or config.truth.trained_here)
 
 
 def _check_batch(stage: str, images: int, batch_size: int, which: str = '') -> None:
@@ -70,7 +85,7 @@ def _check_ranges(config: Any, prefix: str = '') -> None:
 
 def _check_schedules(config: Config) -> None:
     retrain, linear = config.retrain, config.linear
-    if retrain.warmup >= retrain.epochs:
+    if _trains_networks(config) and retrain.warmup >= retrain.epochs:
         warnings.warn(
             f'retrain.warmup_epochs is {retrain.warmup} and retrain.epochs {retrain.epochs}: the learning rate never '
             'arrives at retrain.lr',

@@ -1,4 +1,4 @@
-"""Stage 1: learn the supernet with the configured method."""
+"""Stage: learn the supernet with the configured method."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def learn(run: Run) -> None:
 
     seconds = loop.train(step)
     _save_artifacts(method, stage.path)
-    run.finish(stage, seconds, steps=loop.total, method=config.method)
+    run.finish(stage, seconds, steps=loop.total, steps_per_epoch=loop.per_epoch, method=config.method)
 
 
 def _save_artifacts(method: Method, folder: Path) -> None:

@@ -18,6 +18,7 @@ from pinas_models.common.progress import Progress
 
 from ..config import ViewConfig
 from ..data import Batch, ImageSource, epoch_batches
+from ..methods import apply_update
 from ..randomness import generator
 from ..records import StageDir
 from .run import Run
@@ -114,12 +115,12 @@ class TrainStep:
         """Add the gradients of a loss."""
         loss.backward()
 
-    def update(self, optimizer: str = 'weights') -> None:
+    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
         """Step an optimizer, then drop all gradients.
 
         None, not zero: a block off the path gets neither momentum nor weight decay (the authors' optimizer hook).
         """
-        self._loop.optimizers[optimizer].step()
+        apply_update(self._loop.optimizers[optimizer], max_norm, lr_factor)
         self._loop.module.zero_grad(set_to_none=True)
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..spaces import NASBench201Space, Space
-from ..spaces.nasbench201 import working_edges
+from ..spaces.nasbench201 import working_choices, working_edges
 from ..spaces.nasbench201_network import (
     EDGES,
     NUM_NODES,
@@ -22,7 +22,7 @@ from ..spaces.nasbench201_network import (
     make_stem,
     run_cell,
 )
-from .base import Supernet
+from .base import GatedSupernet, Gates, weighted_sum
 from .graph import Graph
 
 __all__ = ['NASBench201Supernet', 'Options', 'create']
@@ -65,8 +65,21 @@ class SearchCell(nn.Module):
         """Run the operations of a valid path that its output needs: [N, C, H, W] -> [N, C, H, W]."""
         return run_cell(x, self.operations(path), working_edges(path))
 
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Run the operations that have a gate and that the output needs: [N, C, H, W] -> [N, C, H, W]."""
+        nodes = [x]
+        working = working_choices(gates)
+        for node in range(1, NUM_NODES):
+            terms = [
+                (operations[choice](nodes[source]), gates[edge][choice])  # type: ignore[index]
+                for edge, ((source, target), operations) in enumerate(zip(EDGES, self.edges.values(), strict=True))
+                for choice in (working[edge] if target == node else ())
+            ]
+            nodes.append(weighted_sum(terms) if terms else x.mul(0.0))
+        return nodes[-1]
 
-class NASBench201Supernet(Supernet):
+
+class NASBench201Supernet(GatedSupernet):
     """All networks of NAS-Bench-201 in one, as the benchmark's authors share weights (``TinyNetworkRANDOM``).
 
     Names are theirs: ``cells.{i}.edges.{target}<-{source}.{choice}.op.{1,2}``, without the classifier. Stem, the two
@@ -117,6 +130,17 @@ class NASBench201Supernet(Supernet):
         x = self.stem(x)
         for cell in self.cells:
             x = cell(x, path) if isinstance(cell, SearchCell) else cell(x)
+        return self.lastact(x)
+
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Weigh the outputs of operations, in all cells alike; see ``GatedSupernet``.
+
+        What cannot change the output is not computed, such as ``none``: its gate has no gradient, which would be 0.
+        """
+        self.check_gates(gates)
+        x = self.stem(x)
+        for cell in self.cells:
+            x = cell.forward_gated(x, gates) if isinstance(cell, SearchCell) else cell(x)
         return self.lastact(x)
 
     def lay_out(self, graph: Graph, path: Sequence[int]) -> int:

@@ -14,7 +14,7 @@ from pinas_models import PinasNet
 from pinas_models.pinas import PinasBottleneck
 
 from ..spaces import ChoicePath, ResNeStSpace, Space
-from .base import ChainSupernet
+from .base import ChainSupernet, GatedSupernet, Gates, weighted_sum
 from .graph import Call, Graph
 
 __all__ = ['Options', 'ResNeStSupernet', 'create']
@@ -31,7 +31,7 @@ class Options:
     downsample_share: bool = True
 
 
-class ResNeStSupernet(ChainSupernet):
+class ResNeStSupernet(ChainSupernet, GatedSupernet):
     """All networks of a space in one (paper section 3.1; the authors' ``SuperResNet``).
 
     All paths share the stem and, with ``downsample_share``, the shortcut module of each stage. Everything else,
@@ -95,6 +95,14 @@ class ResNeStSupernet(ChainSupernet):
         for blocks, choice in zip(self._blocks, path, strict=True):
             node = _lay_out_block(graph, node, blocks[choice])  # type: ignore[arg-type]
         return node
+
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Weigh the outputs of whole blocks, their shortcuts included; see ``GatedSupernet``."""
+        self.check_gates(gates)
+        x = self.stem(x)
+        for blocks, weights in zip(self._blocks, gates, strict=True):
+            x = weighted_sum((blocks[choice](x), gate) for choice, gate in weights.items())
+        return x
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
         """The modules that hold a path's weights: the stem, then its blocks (a stage's first with the shortcut)."""
