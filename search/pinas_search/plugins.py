@@ -30,15 +30,21 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         'resnest50': 'spaces.resnest:resnest50',
     },
     'supernet': {'nasbench201': 'supernets.nasbench201', 'resnest': 'supernets.resnest'},
-    'method': {'pinas': 'methods.pinas', 'spos': 'methods.spos'},
+    'method': {'dna': 'methods.dna', 'pinas': 'methods.pinas', 'spos': 'methods.spos'},
     'strategy': {
+        'arch2vec': 'strategies.arch2vec',
         'evolution': 'strategies.evolution',
         'lanas': 'strategies.lanas',
         'optuna': 'strategies.optuna',
         'pinas': 'strategies.pinas',
         'random': 'strategies.random',
     },
-    'scorer': {'accuracy': 'scoring.accuracy', 'cost': 'scoring.cost', 'method': 'scoring.method'},
+    'scorer': {
+        'accuracy': 'scoring.accuracy',
+        'arch2vec': 'scoring.arch2vec',
+        'cost': 'scoring.cost',
+        'method': 'scoring.method',
+    },
 }
 _KEYS: Mapping[Kind, str] = {
     'space': 'space',

@@ -16,6 +16,7 @@ from pinas_search.randomness import seeded_scope
 TOYS = Path(__file__).parent / 'toys'
 METHOD_OPTIONS = {'pinas': {'queue_size': 16, 'feature_dim': 16}}
 STRATEGY_OPTIONS = {
+    'arch2vec': {'graphs': 64, 'epochs': 1, 'initial': 8, 'candidates': 64, 'fit_epochs': 5},
     'lanas': {'initial': 8, 'min_leaf': 4},
     'pinas': {'initial': 8, 'selects': 4},
     'evolution': {'population': 8, 'parents': 3, 'mutations': 4},
