@@ -24,7 +24,7 @@ from .randomness import generator
 from .spaces import Limits, Space
 from .stages import Run
 from .strategies import Proposer, SpaceExhaustedError, Strategy
-from .supernets import Supernet
+from .supernets import Graph, Supernet
 
 __all__ = [
     'GivenRun',
@@ -77,7 +77,7 @@ def check_space(space: Space, image_size: int = 32) -> None:
 
 
 def check_supernet(supernet: Supernet, image_size: int = 32) -> None:
-    """Check that a path uses its own modules and no others, and that ``extract`` takes it out unchanged.
+    """Check that a path uses its own modules and no others, and that ``lay_out`` and ``extract`` do not change it.
 
     Args:
         supernet: The supernet; its weights are not changed.
@@ -102,6 +102,9 @@ def check_supernet(supernet: Supernet, image_size: int = 32) -> None:
         _expect(shared <= own, f'path_modules of {path} lacks {len(shared - own)} shared parameters')
         supernet.eval()
         with torch.no_grad():
+            graph = Graph()
+            ((_, laid_out),) = graph.run(images, [supernet.lay_out(graph, path)])
+            _expect(torch.equal(laid_out, supernet(images, path)), f'lay_out({path}) computes something else')
             classifier = nn.Linear(supernet.num_features, 3)
             inside = classifier(supernet.features(supernet(images, path)))
             outside = supernet.extract(path, classifier)(images)

@@ -173,7 +173,7 @@ GOOD_TRUTH = 'arch,cifar10\na,1\nb,2\n'
         ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--samples', '0'), '--samples is 0'),
         ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--out', 'no/r.json'), 'the folder no does not exist'),
         ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--against', 'q.csv'), 'q.csv is missing'),
-        ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--seeds', 'mean'), '--seeds is for the NATS-Bench folder'),
+        ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--seeds', 'mean'), 'seeds is for the NATS-Bench folder'),
         (
             'arch,score\n333132,1\n33313,2\n',
             GOOD_TRUTH,
@@ -253,7 +253,7 @@ def test_the_benchmarks_folder_needs_every_choice(tmp_path, capsys):
     folder = tmp_path / 'NATS'
     folder.mkdir()
     assert main(['correlate', str(tmp_path / 'p.csv'), str(folder), '--seeds', 'mean']) == 2
-    assert 'give --fidelity 12 or 200 and --seeds mean, 777, 888, 999' in capsys.readouterr().err
+    assert 'give fidelity 12 or 200 and seeds mean, 777, 888, 999' in capsys.readouterr().err
     with pytest.raises(TypeError, match='fidelity'):
         read_nats_bench(folder, dataset='cifar10', seeds='mean')
     with pytest.raises(ValueError, match=r'fidelity of .* is 90: it must be one of 12, 200'):

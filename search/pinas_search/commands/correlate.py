@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from ..scoring.ranking import compare_taus, ranking_report, trivial_predictors
+from ..scoring.ranking import FEW, compare_taus, ranking_report, trivial_predictors
 from ..scoring.tables import Table, join, read_table, unmatched
-from ..scoring.truth import FIDELITIES, NATS_SEEDS, Truth, read_nats_bench, read_truth
+from ..scoring.truth import FIDELITIES, NATS_SEEDS, load_truth
 from ..spaces import Space, mini, nasbench201, resnest50
 
 __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
@@ -29,7 +29,6 @@ examples:
 """
 
 _SPACES: dict[str, Callable[[], Space]] = {'nasbench201': nasbench201, 'resnest50': resnest50, 'mini': mini}
-_FEW = 50
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,7 +72,14 @@ def run(args: argparse.Namespace) -> int:
     scores = predictions.numbers(args.score)
     others = [read_table(path, args.key, normalize) for path in args.against]
     other_scores = [table.numbers(args.score) for table in others]
-    truth = _read_truth(args, normalize)
+    truth = load_truth(
+        args.truth_file,
+        args.truth,
+        key=args.truth_key or args.key,
+        fidelity=args.fidelity,
+        seeds=args.seeds,
+        normalize=normalize,
+    )
 
     kept = _select(predictions.keys, belongs)
     known = _select(truth.keys, belongs)
@@ -115,33 +121,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _membership(space: Space | None, name: str | None) -> Callable[[str], bool]:
-    if name is None:
-        return lambda key: True
     if space is None:
-        raise ValueError(f'--only {name} names a set of networks of a space: give --space')
-    if name not in space.subsets:
-        known = ', '.join(space.subsets) or 'none'
-        raise ValueError(f'--only {name}: the named sets of {space.name} are {known}')
-    belongs = space.subsets[name]
-    return lambda key: belongs(space.decode(key))
+        if name is not None:
+            raise ValueError(f'--only {name} names a set of networks of a space: give --space')
+        return lambda key: True
+    member = space.subset(name)
+    return lambda key: member(space.decode(key))
 
 
 def _select(keys: Sequence[str], belongs: Callable[[str], bool]) -> np.ndarray:
     return np.array([row for row, key in enumerate(keys) if belongs(key)], dtype=np.int64)
-
-
-def _read_truth(args: argparse.Namespace, normalize: Callable[[str], str] | None) -> Truth:
-    path: Path = args.truth_file
-    if not path.is_dir():
-        if args.seeds is not None:
-            raise ValueError('--seeds is for the NATS-Bench folder; a CSV table has its seeds averaged or in columns')
-        return read_truth(path, args.truth, key=args.truth_key or args.key, fidelity=args.fidelity, normalize=normalize)
-    if args.fidelity is None or args.seeds is None:
-        raise ValueError(
-            f'{path} holds trainings of 12 and of 200 epochs and several seeds: give --fidelity 12 or 200 and --seeds '
-            f'{", ".join(NATS_SEEDS)}'
-        )
-    return read_nats_bench(path, dataset=args.truth, fidelity=args.fidelity, seeds=args.seeds, normalize=normalize)
 
 
 def _compare(
@@ -203,5 +192,5 @@ def _print(report: dict[str, Any], only_left: tuple[str, ...], only_right: tuple
             f'\nagainst {other["file"]}: {other["verdict"]}, difference {other["difference"]:+.3f} '
             f'95 % [{low:+.3f}, {high:+.3f}]{missing}'
         )
-    if report['n'] < _FEW:
+    if report['n'] < FEW:
         print(f'\nwarning: {report["n"]} networks are few, a tau of 13 networks has a standard deviation of 0.14')

@@ -13,8 +13,10 @@ __all__ = [
     'EvaluateConfig',
     'LearnConfig',
     'LinearConfig',
+    'RankConfig',
     'RetrainConfig',
     'SearchConfig',
+    'TruthConfig',
     'ViewConfig',
     'plain_views',
 ]
@@ -103,7 +105,8 @@ class LearnConfig:
         checkpoint_seconds: Time between checkpoints.
         views: Random views of the images; those of the method if None.
         snapshots: Keep what is learned so far at this many moments, evenly spaced, the end among them, so that the
-            ranking can be followed over the training; 0 keeps the end alone.
+            ranking can be followed over the training; 0 keeps the end alone. Where the linear stage trains the
+            classifier, it trains one for each.
     """
 
     method: str = 'pinas'
@@ -165,6 +168,8 @@ class EvaluateConfig:
         variance: ``mean`` averages the unbiased variances of the batches (the authors' code), ``pooled`` pools all
             images.
         max_images: Score on this many held-out images at most; None means all.
+        share_prefixes: Compute once what candidates that are scored together have in common, such as the same first
+            blocks. Scores are the same up to rounding.
     """
 
     recalibrate: bool = True
@@ -172,6 +177,7 @@ class EvaluateConfig:
     batch_size: PositiveInt = 128
     variance: Literal['mean', 'pooled'] = 'mean'
     max_images: PositiveInt | None = None
+    share_prefixes: bool = True
 
 
 @dataclass(frozen=True)
@@ -202,12 +208,61 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class TruthConfig:
+    """True accuracies of networks, which the ranking of the supernet is judged by; none unless one is named.
+
+    Attributes:
+        file: A table (``.csv``, ``.csv.gz``) or the folder of NATS-Bench. None: ``networks`` are trained here, each on
+            its own, with the recipe of ``retrain``.
+        column: Column of the accuracies, or data set of NATS-Bench; a table that was made here has ``accuracy``.
+        key: Column that names the networks.
+        fidelity: Epochs behind the accuracies; the folder of NATS-Bench needs it, 12 or 200.
+        seeds: Seeds of the accuracies; the folder of NATS-Bench needs it, ``mean`` or one of its seeds.
+        only: A named set of networks of the space, such as ``729`` of nasbench201; None means all.
+        networks: So many networks, drawn by the seed; None means all of the table.
+        trainings: Trainings of each network that is trained here, with different seeds.
+    """
+
+    file: str | None = None
+    column: str = 'cifar10'
+    key: str = 'arch'
+    fidelity: PositiveInt | None = None
+    seeds: str | None = None
+    only: str | None = None
+    networks: PositiveInt | None = None
+    trainings: PositiveInt = 2
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether networks are trained for it."""
+        return self.file is None and self.networks is not None
+
+    def __bool__(self) -> bool:
+        return self.file is not None or self.trained_here
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    """How the ranking is judged.
+
+    Attributes:
+        samples: Bootstrap samples of the intervals, and permutations of the test.
+        curve_networks: Networks, drawn by the seed, behind each point of a curve.
+        calibration: Numbers of calibration batches to judge the ranking with as well; 0 is without recalibration.
+    """
+
+    samples: PositiveInt = 1000
+    curve_networks: PositiveInt = 100
+    calibration: tuple[NonNegativeInt, ...] = ()
+
+
+@dataclass(frozen=True)
 class RetrainConfig:
     """Training of the winner as a network of its own. The paper trains the best 5 and 8 random paths.
 
     Attributes:
         start: ``scratch`` draws fresh weights, ``inherited`` takes those of the supernet.
-        top: The best candidates that are trained, the winner among them.
+        top: The best candidates that are trained, the winner among them; 0 trains none.
         random_paths: Random paths that are trained in the same way, for comparison.
         seeds: Trainings of each network, with different seeds.
         epochs: Passes over the training images, the held-out ones included.
@@ -229,7 +284,7 @@ class RetrainConfig:
     """
 
     start: Literal['scratch', 'inherited'] = 'scratch'
-    top: PositiveInt = 1
+    top: NonNegativeInt = 1
     random_paths: NonNegativeInt = 0
     seeds: PositiveInt = 1
     epochs: PositiveInt = 270
@@ -271,6 +326,8 @@ class Config:
         learn: Supernet learning.
         linear: Linear evaluation.
         search: Search over candidates.
+        truth: True accuracies.
+        rank: The ranking of the supernet against them.
         retrain: Training of the winner.
     """
 
@@ -284,4 +341,6 @@ class Config:
     learn: LearnConfig = field(default_factory=LearnConfig)
     linear: LinearConfig = field(default_factory=LinearConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    truth: TruthConfig = field(default_factory=TruthConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)

@@ -149,7 +149,10 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     if path.exists():
         before = _flatten(_read_yaml(path))
         now = _flatten(_plain(asdict(config)))
-        waiting = tuple(f'{stage}.' for stage in STAGES if not (run_dir / stage).exists())
+        begun = {stage for stage in STAGES if (run_dir / stage).exists()}
+        if 'truth' in begun and config.truth.trained_here:
+            begun.add('retrain')  # its recipe
+        waiting = tuple(f'{stage}.' for stage in STAGES if stage not in begun)
         differences = [
             f'{key}: {before.get(key)} there, {now.get(key)} here'
             for key in dict.fromkeys([*before, *now])

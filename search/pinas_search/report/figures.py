@@ -23,6 +23,7 @@ from pinas_models.common.files import atomic_path, write_text
 from ..records import Candidate
 from ..spaces import Space
 from .collect import Metrics, RunRecord
+from .ranking import draw_curve, draw_ranking, draw_taus
 from .summary import Summary
 from .winner import describe_winner, draw_winner
 
@@ -143,6 +144,27 @@ def _pictures(record: RunRecord, summary: Summary, space: Space) -> Iterator[tup
         yield 'costs', _draw_costs(record)
     if len(record.candidates) >= 20:  # fewer say nothing about a position
         yield 'choices', _draw_choices(record, space)
+    if record.ranking is not None:
+        ranking, report = record.ranking, record.ranking.report
+        yield (
+            'ranking',
+            Picture(
+                *draw_ranking(
+                    ranking.scores,
+                    ranking.truth,
+                    tau=report['kendall_tau'],
+                    interval=tuple(report['kendall_tau_interval']),
+                    score_label='score in the supernet',
+                    truth_label=f'true accuracy ({report["truth"]["column"]})',
+                )
+            ),
+        )
+        yield 'taus', Picture(*draw_taus(report))
+        if 'by_epoch' in report:
+            yield 'tau-by-epoch', Picture(*draw_curve(report['by_epoch'], 'epoch', 'epochs of learning'))
+        if 'by_calibration' in report:
+            label = 'training images of the BN recalibration'
+            yield 'tau-by-calibration', Picture(*draw_curve(report['by_calibration'], 'images', label))
     if any(network.metrics for network in record.networks):
         yield 'retraining', _draw_retraining(record)
     if any(stage.seconds for stage in record.stages):

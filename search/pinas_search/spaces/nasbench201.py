@@ -226,7 +226,9 @@ class NASBench201Space(AdditiveSpace):
         return Description(
             positions=_EDGE_NAMES,
             groups=tuple(groups),
-            choices=tuple(map(Choice, OPERATIONS, _MEANINGS)),
+            choices=tuple(
+                Choice(n, m, skip=c == _SKIP) for c, (n, m) in enumerate(zip(OPERATIONS, _MEANINGS, strict=True))
+            ),
             note=_NOTE,
             edges=EDGES,
         )

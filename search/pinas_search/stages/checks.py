@@ -12,6 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
+from .rank import known_truth
 from .run import Run
 
 __all__ = ['check_run']
@@ -39,9 +40,13 @@ def check_run(run: Run) -> None:
         method.check_batch_size(config.learn.batch_size)
     if 'classifier' in run.needs:
         _check_batch('linear', len(splits.train), config.linear.batch_size)
-    _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
+    if _trains_networks(config):
+        _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
     run.strategy()
     run.check_scorer()
+    if config.truth.file is not None:
+        known_truth(run)
+    run.space.subset(config.truth.only)
     initial = getattr(run.strategy_options, 'initial', 0)
     if initial >= config.search.candidates:
         warnings.warn(
@@ -49,6 +54,10 @@ def check_run(run: Run) -> None:
             f'{config.search.strategy} draws its first {initial} candidates at random, so all of them',
             stacklevel=2,
         )
+
+
+def _trains_networks(config: Config) -> bool:
+    return bool(config.retrain.top or config.retrain.random_paths or config.truth.trained_here)
 
 
 def _check_batch(stage: str, images: int, batch_size: int, which: str = '') -> None:
@@ -70,7 +79,7 @@ def _check_ranges(config: Any, prefix: str = '') -> None:
 
 def _check_schedules(config: Config) -> None:
     retrain, linear = config.retrain, config.linear
-    if retrain.warmup >= retrain.epochs:
+    if _trains_networks(config) and retrain.warmup >= retrain.epochs:
         warnings.warn(
             f'retrain.warmup_epochs is {retrain.warmup} and retrain.epochs {retrain.epochs}: the learning rate never '
             'arrives at retrain.lr',

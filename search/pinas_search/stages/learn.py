@@ -1,4 +1,4 @@
-"""Stage 1: learn the supernet with the configured method."""
+"""Stage: learn the supernet with the configured method."""
 
 from __future__ import annotations
 

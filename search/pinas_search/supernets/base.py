@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import nn
 
 from ..spaces import Space
+from .graph import Graph
 
 __all__ = ['ChainSupernet', 'Supernet']
 
@@ -41,6 +43,22 @@ class Supernet(nn.Module, ABC):
         Raises:
             ValueError: If the path is not in the space.
         """
+
+    def lay_out(self, graph: Graph, path: Sequence[int]) -> int:
+        """Add to a graph what ``forward`` computes, split where paths can share results. By default they share nothing.
+
+        Args:
+            graph: What other paths compute.
+            path: One choice per position.
+
+        Returns:
+            The node of the last feature map.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        return graph.add(lambda x: self(x, path), graph.images, key=('path', path))
 
     def features(self, feature_map: torch.Tensor) -> torch.Tensor:
         """What a classifier gets: the average of a feature map [N, F, h, w] over its pixels, [N, F]."""
@@ -91,3 +109,11 @@ class ChainSupernet(Supernet):
         """Stem, then all positions in order; see ``Supernet``."""
         path = self.space.validate(path)
         return self.run(self.stem(x), path, range(self.space.num_positions))
+
+    def lay_out(self, graph: Graph, path: Sequence[int]) -> int:
+        """A node behind the stem and behind each position; see ``Supernet``."""
+        path = self.space.validate(path)
+        node = graph.add(self.stem, graph.images, key='stem')
+        for position in range(self.space.num_positions):
+            node = graph.add(partial(self.run, path=path, positions=(position,)), node, key=(position, path[position]))
+        return node
