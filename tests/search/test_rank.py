@@ -17,7 +17,7 @@ import pytest
 from scipy import stats
 
 from pinas_search.cli import main
-from pinas_search.config import parse_config
+from pinas_search.config import check_run_dir, parse_config
 from pinas_search.records import Predictions
 from pinas_search.spaces import nasbench201
 from pinas_search.stages import Run
@@ -111,7 +111,7 @@ def test_scores_are_those_of_the_scorer_and_statistics_are_scipys(ranked: Path) 
 
 def test_curves_are_over_the_same_networks(ranked: Path) -> None:
     report = json.loads((ranked / 'rank' / 'report.json').read_text())
-    assert [point['epoch'] for point in report['by_epoch']] == [1.0, 2.0]
+    assert [point['epoch'] for point in report['by_epoch']] == [4 / 17, 8 / 17]
     assert [point['images'] for point in report['by_calibration']] == [0, 32, 64]
     assert {point['n'] for name in ('by_epoch', 'by_calibration') for point in report[name]} == {6}
     end = [report[name][-1]['kendall_tau'] for name in ('by_epoch', 'by_calibration')]
@@ -192,6 +192,19 @@ def test_which_networks_are_ranked(tmp_path: Path) -> None:
     assert (len(drawn), available) == (7, 23)
     assert known('truth.networks=7')[0] == drawn
     assert known('truth.networks=7', seed=1)[0] != drawn
+
+
+def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
+    config = parse_config(['nasbench201'], ['truth.file=table.csv'])
+    check_run_dir(config, tmp_path)
+    for stage in ('learn', 'rank'):
+        (tmp_path / stage).mkdir()
+    file = tmp_path / 'config.yaml'
+    file.write_text(file.read_text().replace('  nesterov: false\n', '').replace('  samples: 1000\n', ''))
+    other = parse_config(['nasbench201'], ['truth.file=table.csv', 'learn.nesterov=true'])
+    with pytest.raises(ValueError, match=r'\(learn.nesterov: False there, True here\)'):
+        check_run_dir(other, tmp_path)
+    check_run_dir(config, tmp_path)
 
 
 def test_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -296,7 +309,7 @@ def test_truth_is_trained_here_several_at_a_time_and_survives_kills(tmp_path: Pa
         'truth.networks=3',
         'truth.trainings=2',
         'retrain.epochs=2',
-        'retrain.checkpoint_seconds=0.001',
+        'retrain.checkpoint_seconds=0.05',
     )
     for name in ('whole', 'killed'):
         (tmp_path / name).mkdir()

@@ -101,6 +101,7 @@ class LearnConfig:
         lr: Learning rate at the start.
         schedule: How the learning rate falls to 0, once per epoch.
         momentum: Momentum of SGD.
+        nesterov: Nesterov's form of the momentum; the authors have the plain one.
         weight_decay: Weight decay of SGD.
         checkpoint_seconds: Time between checkpoints.
         views: Random views of the images; those of the method if None.
@@ -118,6 +119,7 @@ class LearnConfig:
     batch_size: PositiveInt = 192
     lr: PositiveFloat = 0.03
     momentum: Fraction = 0.9
+    nesterov: bool = False
     schedule: Literal['cosine', 'linear'] = 'cosine'
     weight_decay: NonNegativeFloat = 1e-4
     checkpoint_seconds: PositiveFloat = 60.0

@@ -147,7 +147,11 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     """
     path = run_dir / 'config.yaml'
     if path.exists():
+        # A setting that the file lacks is newer than the run, which did what its default does.
         before = _flatten(_read_yaml(path))
+        inside = {key[: dot.start()] for key in before for dot in re.finditer(r'\.', key)}
+        defaults = _flatten(_plain(asdict(Config())))
+        before |= {key: value for key, value in defaults.items() if key not in before and key not in inside}
         now = _flatten(_plain(asdict(config)))
         begun = {stage for stage in STAGES if (run_dir / stage).exists()}
         if 'truth' in begun and config.truth.trained_here:

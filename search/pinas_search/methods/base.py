@@ -157,8 +157,10 @@ class PathMethod(Method):
 
 
 def sgd(groups: Iterable[dict], config: LearnConfig) -> torch.optim.SGD:
-    """SGD as ``learn`` configures it, without Nesterov's momentum."""
-    return torch.optim.SGD(list(groups), config.lr, config.momentum, weight_decay=config.weight_decay)
+    """SGD as ``learn`` configures it."""
+    return torch.optim.SGD(
+        list(groups), config.lr, config.momentum, weight_decay=config.weight_decay, nesterov=config.nesterov
+    )
 
 
 def decay_no_norms(model: nn.Module, config: LearnConfig) -> list[dict]:

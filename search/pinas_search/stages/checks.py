@@ -28,6 +28,8 @@ def check_run(run: Run) -> None:
     config = run.config
     _check_ranges(config)
     _check_schedules(config)
+    if config.learn.nesterov and not config.learn.momentum:
+        raise ValueError('learn.nesterov needs learn.momentum above 0')
     _ = run.device
     if run.num_classes < 2:
         raise ValueError('the images have one class only: there is nothing to tell apart')

@@ -59,7 +59,7 @@ def learn(run: Run) -> None:
 
     seconds = loop.train(step)
     _save_artifacts(method, stage.path)
-    run.finish(stage, seconds, steps=loop.total, method=config.method)
+    run.finish(stage, seconds, steps=loop.total, steps_per_epoch=loop.per_epoch, method=config.method)
 
 
 def _save_artifacts(method: Method, folder: Path) -> None:

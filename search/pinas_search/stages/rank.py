@@ -164,7 +164,7 @@ def _score(run: Run, scorers: Mapping[str, Scorer], paths: Sequence[ChoicePath],
 
 def _curves(run: Run, known: Known, scorers: Mapping[str, Scorer], stage: StageDir) -> dict[str, list[dict[str, Any]]]:
     """Tau on the same networks over the training, and over the number of calibration images."""
-    config, learn = run.config, run.config.learn
+    config = run.config
     if 'supernet' not in run.needs or not (run.snapshots or config.rank.calibration):
         return {}
     order = torch.randperm(len(known.paths), generator=generator(config.seed, 'rank/curves'))
@@ -172,16 +172,17 @@ def _curves(run: Run, known: Known, scorers: Mapping[str, Scorer], stage: StageD
     few = replace(known, truth=known.truth.only(rows), paths=tuple(known.paths[row] for row in rows))
     end = {**_tau_of(run, few, Predictions(stage.path / 'predictions.csv')), 'n': len(rows)}
     curves: dict[str, list[dict[str, Any]]] = {}
-    total = (run.stage('learn').done or {}).get('steps')
+    learned = run.stage('learn').done or {}
     points = []
-    for step, snapshot in run.snapshots if total else ():
+    for step, snapshot in run.snapshots:
         if 'classifier' in run.needs and not (run.path / 'linear' / snapshot / 'classifier.safetensors').exists():
             continue
         at = run.variant(snapshot=snapshot)
         predictions = _score(at, _scorers(at), few.paths, stage.path / f'{snapshot}.csv', f'rank (step {step})')
-        points.append({'epoch': step / total * learn.epochs, **_tau_of(run, few, predictions), 'n': len(rows)})
+        epoch = step / learned['steps_per_epoch']
+        points.append({'epoch': epoch, **_tau_of(run, few, predictions), 'n': len(rows)})
     if points:
-        curves['by_epoch'] = [*points, {'epoch': float(learn.epochs), **end}]
+        curves['by_epoch'] = [*points, {'epoch': learned['steps'] / learned['steps_per_epoch'], **end}]
     evaluate, points = config.search.evaluate, []
     for batches in config.rank.calibration:
         other = replace(evaluate, batches=max(batches, 1), recalibrate=batches > 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
@@ -45,8 +45,8 @@ class Run:
 
     config: Config
     path: Path
-    snapshot: str = ''
-    workers: int = 1
+    snapshot: str = field(default='', kw_only=True)
+    workers: int = field(default=1, kw_only=True)
 
     def variant(self, *, snapshot: str | None = None, evaluate: EvaluateConfig | None = None) -> Run:
         """The same run, looked at another moment of the learning stage or with other settings of the evaluation."""
