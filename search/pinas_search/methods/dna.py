@@ -23,7 +23,7 @@ from pinas_models.loading import open_model, resolve_name
 
 from ..config import LearnConfig, plain_views
 from ..config.types import NonNegativeFloat, PositiveFloat
-from ..scoring import EvaluationImages, Score, Tools, cached, recalibrate_bn
+from ..scoring import EvaluationImages, Score, Scorer, Tools, cached, recalibrate_bn
 from ..spaces import ChoicePath, Limits
 from ..strategies.traversal import best_paths
 from ..supernets import ChainSupernet, Supernet
@@ -196,7 +196,7 @@ class Dna(Method):
         """The supernet and the translations, which the rating needs."""
         return {'supernet': self.network, 'translations': self.translations}
 
-    def scorers(self, tools: Tools) -> dict[str, BlockRating]:
+    def scorers(self, tools: Tools) -> dict[str, Scorer]:
         """The rating of the blocks."""
         return {'distillation': BlockRating(self, tools)}
 
@@ -403,7 +403,8 @@ def _measure(supernet: ChainSupernet) -> tuple[list[tuple[int, int]], list[list[
     """Channels before and behind each block, and its parameters: those that its result depends on."""
     supernet.eval()
     parameters, choices = list(supernet.parameters()), supernet.space.allowed
-    channels, owned = [], []
+    channels: list[tuple[int, int]] = []
+    owned: list[list[nn.Parameter]] = []
     images = torch.zeros(2, 3, _SIDE, _SIDE)
     x = supernet.stem(images).detach()
     for i, positions in enumerate(_blocks(supernet)):

@@ -73,6 +73,7 @@ class Dngo:
         return self._network[:-1](inputs).double().numpy()
 
 
+@torch.enable_grad()
 def _train(inputs: torch.Tensor, targets: torch.Tensor, epochs: int, seed: int) -> nn.Sequential:
     with seeded_scope(seed, 'dngo'):  # layers take no generator
         network = nn.Sequential(nn.Linear(inputs.shape[1], _UNITS), nn.Tanh(), nn.Linear(_UNITS, 1))

@@ -172,6 +172,7 @@ def stack_graphs(graphs: Sequence[Graph]) -> GraphBatch:
     return GraphBatch(F.one_hot(labels, len(graphs[0].vocabulary)).float(), adjacency.float())
 
 
+@torch.enable_grad()  # wherever the encoder is first needed
 def pretrain(
     graphs: GraphBatch, *, latent_dim: int = 16, epochs: int = 10, batch_size: int = 32, objective: Objective, seed: int
 ) -> Vgae:
