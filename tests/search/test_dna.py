@@ -22,7 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from pinas_search.cli import main
-from pinas_search.config import Config, EvaluateConfig, LearnConfig, SearchConfig
+from pinas_search.config import Config, DataConfig, EvaluateConfig, LearnConfig, SearchConfig
 from pinas_search.data import Batch, InMemoryImages, Splits
 from pinas_search.methods.dna import BlockRating, Dna, Options, create
 from pinas_search.randomness import seeded_scope
@@ -32,7 +32,7 @@ from pinas_search.supernets import ResNeStSupernet
 from pinas_search.testing import GivenRun, MemoryStep
 
 CONFIG = LearnConfig(lr=0.5)
-LAYERS = ('layer1', 'layer2', 'layer3', 'layer4')
+pytestmark = pytest.mark.filterwarnings('ignore:the teacher pinas_mini has random weights')
 
 
 def method(**options) -> Dna:
@@ -98,8 +98,8 @@ def test_a_step_is_an_adam_step_of_each_block_on_its_own_loss() -> None:
                     p.sub_(rate * 0.9**2 * g / (g.abs() + 1e-8))  # Adam's first step
     values = ours.step(step)
     for i, loss in enumerate(losses, start=1):
-        assert float(values[f'block-{i}']) == pytest.approx(float(loss), rel=1e-9)
-    assert float(values['loss']) == pytest.approx(float(sum(losses)) / 4, rel=1e-9)
+        assert float(values[f'block-{i}']) == pytest.approx(loss.item(), rel=1e-9)
+    assert float(values['loss']) == pytest.approx(sum(loss.item() for loss in losses) / 4, rel=1e-9)
     for (name, p), expected in zip(ours.named_parameters(), reference.parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-7, atol=1e-9, msg=lambda text, name=name: f'{name}: {text}')
 
@@ -184,9 +184,10 @@ def test_a_space_that_is_no_chain_is_refused_before_work_begins(tmp_path: Path, 
 def rating(ours: Dna, **evaluate) -> BlockRating:
     noise = torch.Generator().manual_seed(1)
     labels = torch.arange(48) % 10
-    shown = InMemoryImages(torch.randint(0, 255, (48, 3, 32, 32), generator=noise).to(torch.uint8), labels)
+    shown = InMemoryImages(torch.randint(0, 255, (48, 3, 16, 16), generator=noise).to(torch.uint8), labels)
     splits = Splits(shown, shown.subset(torch.arange(24)), shown, None, tuple('0123456789'))
-    config = Config(device='cpu', search=SearchConfig(evaluate=EvaluateConfig(batch_size=16, **evaluate)))
+    data = DataConfig(image_size=16)
+    config = Config(device='cpu', data=data, search=SearchConfig(evaluate=EvaluateConfig(batch_size=16, **evaluate)))
     return BlockRating(ours, GivenRun(config, Path(), ours.supernet, nn.Linear(512, 10), splits))
 
 
@@ -195,7 +196,7 @@ def test_a_rating_is_the_relative_difference_to_the_teacher(loss: str) -> None:
     ours, path = method(rating=loss), (3, 1, 0, 2, 2, 0, 1, 3)
     scorer = rating(ours, batches=1)
     (score,) = scorer.score([path])
-    assert scorer.facts == {'recalibrated': True, 'calibration_images': 16, 'held_out_images': 24, 'loss': loss}
+    assert scorer.facts == {'recalibrated': True, 'calibration_images': 16, 'rated_images': 24, 'loss': loss}
     network = copy.deepcopy(ours.network).double()
     (calibration,) = [images for images, _ in scorer._images.calibration()]
     held_out = [images for images, _ in scorer._images.scored()]

@@ -174,9 +174,8 @@ class Dna(Method):
         for i, (block, name) in enumerate(zip(self.blocks, self._adams, strict=True)):
             for group in self._adams[name].param_groups:
                 group['lr'] = self._lr(i) * self.options.lr_decay**step.epoch
-            with step.autocast():
-                imitation = block(taught[i], path)
-            loss = F.mse_loss(imitation.float(), taught[i + 1].float())
+            with step.autocast():  # which keeps the loss in float32
+                loss = F.mse_loss(block(taught[i], path), taught[i + 1])
             step.backward(loss)
             step.update(name)
             losses[name] = loss.detach()
@@ -235,7 +234,9 @@ class BlockRating:
         """
         self.method, self.autocast = method.eval(), tools.autocast
         self._config, self._images = tools.config.search.evaluate, EvaluationImages(tools)
-        self.facts = {**self._images.facts, 'loss': method.options.rating}
+        # Not as held-out images: behind those the report expects an accuracy.
+        facts = {'rated_images' if name == 'held_out_images' else name: v for name, v in self._images.facts.items()}
+        self.facts: dict[str, object] = {**facts, 'loss': method.options.rating}
         pixels = 3 * tools.config.data.image_size**2
         floats = 4 * (pixels + self._floats_per_image(tools.config.data.image_size))
         self._calibration = cached(
