@@ -24,7 +24,7 @@ class Options:
         label_smoothing: Label smoothing of the cross entropy.
     """
 
-    label_smoothing: float = 0.1
+    label_smoothing: Fraction = 0.1
 
 
 class Spos(SupervisedMethod, PathMethod):
