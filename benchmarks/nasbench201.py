@@ -86,7 +86,7 @@ def _score_cells(
     classifier = nn.Linear(supernet.num_features, 10)
     start = time.process_time()
     evaluator = _evaluator(supernet, classifier, args)
-    calibration, scored = [x for x, _ in evaluator._calibration()], list(evaluator._scored())
+    calibration, scored = [x for x, _ in evaluator._images.calibration()], list(evaluator._images.scored())
     images_time = time.process_time() - start  # once for all cells, in both ways
     labels = torch.cat([y for _, y in scored])
 
