@@ -23,7 +23,7 @@ __all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 
 T = TypeVar('T')
 
 # What a run may change without becoming another run: where it is executed.
-_PLACE = ('device', 'threads', 'data.root', 'data.workers')
+_PLACE = ('device', 'threads', 'rank_timeout', 'compare_ranks', 'data.root', 'data.workers')
 
 # Options belong to the name beside which they were written.
 _OPTIONS_OF = {
@@ -149,6 +149,8 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     if path.exists():
         before = _flatten(_read_yaml(path))
         now = _flatten(_plain(asdict(config)))
+        defaults = _flatten(_plain(asdict(Config())))
+        before |= {key: defaults[key] for key in now if key not in before and key in defaults}  # an older version's
         waiting = tuple(f'{stage}.' for stage in STAGES if not (run_dir / stage).exists())
         differences = [
             f'{key}: {before.get(key)} there, {now.get(key)} here'

@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .. import distributed
 
 __all__ = ['PathNetwork', 'recalibrate_bn']
 
@@ -110,12 +111,15 @@ class _PooledStatistics:
             self.squares[i] += (n - 1) * _buffer(layer, 'running_var').double() + n * mean**2
 
     def write(self) -> None:
-        for layer, n, total, square in zip(self.layers, self.counts, self.sums, self.squares, strict=True):
-            packed = torch.cat([total, square, total.new_tensor([n])])
-            if dist.is_available() and dist.is_initialized():
-                dist.all_reduce(packed)
-            size = packed[-1]
-            mean, mean_square = (packed[:-1] / size).chunk(2)
+        if not self.layers:
+            return
+        parts = zip(self.sums, self.squares, self.counts, strict=True)
+        packed = torch.cat([part for total, square, n in parts for part in (total, square, total.new_tensor([n]))])
+        distributed.sum_(packed)
+        lengths = [2 * len(total) + 1 for total in self.sums]
+        for layer, values in zip(self.layers, packed.split(lengths), strict=True):
+            size = values[-1]
+            mean, mean_square = (values[:-1] / size).chunk(2)
             _buffer(layer, 'running_mean').copy_(mean)
             _buffer(layer, 'running_var').copy_((mean_square - mean**2) * size / (size - 1))
 

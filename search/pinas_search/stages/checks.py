@@ -17,8 +17,12 @@ from .run import Run
 __all__ = ['check_run']
 
 
-def check_run(run: Run) -> None:
+def check_run(run: Run, ranks: int = 1) -> None:
     """Find what a later stage would refuse, and warn of settings that do not do what they seem to.
+
+    Args:
+        run: The run.
+        ranks: Processes that will share each batch.
 
     Raises:
         ValueError: For anything that a later stage would refuse.
@@ -27,7 +31,8 @@ def check_run(run: Run) -> None:
     config = run.config
     _check_ranges(config)
     _check_schedules(config)
-    _ = run.device
+    if config.learn.sync_bn and run.device.type != 'cuda':
+        raise ValueError(f'learn.sync_bn needs CUDA GPUs, the device is {run.device.type}: set it to false')
     if run.num_classes < 2:
         raise ValueError('the images have one class only: there is nothing to tell apart')
     splits = run.splits
@@ -35,11 +40,12 @@ def check_run(run: Run) -> None:
         method = run.build_method()
         for name, stream in method.streams.items():
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
-            _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
+            _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, ranks, which)
         method.check_batch_size(config.learn.batch_size)
     if 'classifier' in run.needs:
-        _check_batch('linear', len(splits.train), config.linear.batch_size)
-    _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
+        _check_batch('linear', len(splits.train), config.linear.batch_size, ranks)
+    retrained = splits.full_train if splits.test else splits.train
+    _check_batch('retrain', len(retrained), config.retrain.batch_size, ranks)
     run.strategy()
     run.check_scorer()
     initial = getattr(run.strategy_options, 'initial', 0)
@@ -51,10 +57,15 @@ def check_run(run: Run) -> None:
         )
 
 
-def _check_batch(stage: str, images: int, batch_size: int, which: str = '') -> None:
+def _check_batch(stage: str, images: int, batch_size: int, ranks: int, which: str = '') -> None:
     if images < batch_size:
         raise ValueError(
             f'{stage}.batch_size is {batch_size}, but there are {images} training images{which}: set it to that or less'
+        )
+    if batch_size % ranks:
+        raise ValueError(
+            f'{stage}.batch_size is {batch_size}, which {ranks} ranks cannot share: set it to '
+            f'{max(batch_size // ranks, 1) * ranks}, or start another number of ranks'
         )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from pinas_models.common.files import atomic_path
 
+from .. import distributed
 from ..randomness import seeded_scope
 from ..records import save_tensors
 from .loop import Feed, Recipe, TrainLoop, TrainStep
@@ -31,10 +32,16 @@ def linear(run: Run) -> None:
         return
     output = stage.path / 'classifier.safetensors'
     trained = run.path / 'learn' / 'classifier.safetensors'
-    if trained.exists():
+
+    def take_trained() -> bool:
+        if not trained.exists():
+            return False
         with atomic_path(output) as temporary:
             shutil.copyfile(trained, temporary)
         run.finish(stage, 0.0, skipped='the method trained its own classifier')
+        return True
+
+    if distributed.first(take_trained):
         return
     supernet = run.load_supernet().train().requires_grad_(False)
     classifier = nn.Linear(supernet.num_features, run.num_classes)
@@ -60,6 +67,11 @@ def linear(run: Run) -> None:
     recipe = Recipe('linear', 'linear', config.batch_size, config.epochs, config.checkpoint_seconds, config.max_steps)
     feeds = {'train': Feed(run.splits.train, config.views)}
     loop = TrainLoop(run, stage, recipe, feeds, classifier, {'weights': optimizer})
-    seconds = loop.train(step)
-    save_tensors(classifier, output)
-    run.finish(stage, seconds, steps=loop.total)
+    loop.watch(supernet)
+    seconds, ranks = loop.train(step), distributed.size()
+
+    def finish() -> None:
+        save_tensors(classifier, output)
+        run.finish(stage, seconds, steps=loop.total, ranks=ranks)
+
+    distributed.first(finish)

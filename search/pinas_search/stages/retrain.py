@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import timm.optim
@@ -16,6 +17,7 @@ from torch import nn
 
 from pinas_models.common.files import write_json
 
+from .. import distributed
 from ..data import sequential_batches
 from ..randomness import generator, seeded_scope
 from ..records import Candidate, StageDir, Trials, read_json
@@ -66,13 +68,13 @@ def retrain(run: Run) -> None:
             f'{run.path / "search" / "result.json"} is missing: run the stage search first (pinas-search search ...)'
         )
     seconds = 0.0
-    for training in _plan(run, stage):
+    for training in distributed.first(lambda: _plan(run, stage)):
         folder = StageDir(stage.path / training.name)
-        if folder.done is None:
+        if distributed.first(partial(getattr, folder, 'done')) is None:
             _train(run, training, folder)
         done = folder.done
         seconds += done['seconds'] if done else 0.0
-    run.finish(stage, seconds)
+    distributed.first(lambda: run.finish(stage, seconds))
 
 
 def _plan(run: Run, stage: StageDir) -> list[Training]:
@@ -150,6 +152,8 @@ def _train(run: Run, training: Training, folder: StageDir) -> None:
         step_on_epochs=False,
         updates_per_epoch=loop.per_epoch,
     )
+    own = f'/rank-{distributed.rank()}' if distributed.rank() else ''
+    statistics = [b for b in model.buffers() if b.is_floating_point()]
     mixup = None
     if config.mixup or config.cutmix:
         mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=run.num_classes)
@@ -161,8 +165,8 @@ def _train(run: Run, training: Training, folder: StageDir) -> None:
         images, labels = step.batch()
         images = images[0]
         model.train()
-        # Mixup, erasing, DropPath and dropout take no generator.
-        with seeded_scope(seed, f'{purpose}/step', step.number):
+        # Mixup, erasing, DropPath and dropout take no generator, and draw for the images of a rank only.
+        with seeded_scope(seed, f'{purpose}/step{own}', step.number):
             if mixup is not None:
                 images, labels = mixup(images, labels)
             if erase is not None:
@@ -172,6 +176,7 @@ def _train(run: Run, training: Training, folder: StageDir) -> None:
         loss = criterion(logits.float(), labels)
         step.backward(loss)
         step.update()
+        distributed.mean_(statistics)  # so that what is measured and kept is not that of one rank
         if ema is not None:
             ema.update(model, step=step.number)
         return {'loss': loss.detach()}
@@ -186,27 +191,31 @@ def _train(run: Run, training: Training, folder: StageDir) -> None:
         ema_figures = {} if ema is None else {'ema_accuracy': judgement(ema.module).accuracy}
         return {'accuracy': judgement(model).accuracy, **ema_figures}
 
-    seconds = loop.train(step, figures)
+    seconds, ranks = loop.train(step, figures), distributed.size()
     final = ema.module if ema is not None else model
-    end, cost = judgement(final), run.space.cost(training.path)
-    result = {
-        'name': training.name,
-        'path': run.space.encode(training.path),
-        'score': training.score,
-        'accuracy': end.accuracy,
-        'accuracy_on': 'held_out' if test is None else 'test',
-        'images': len(measured),
-        'cross_entropy': end.cross_entropy,
-        'correct': end.score.correct,
-        'params': cost.params,
-        'macs': cost.macs,
-        'start': config.start,
-        'epochs': config.epochs,
-        'seed': training.seed,
-    }
-    save_network(run, final, training.path, result, folder.path / 'model')
-    write_json(folder.path / 'result.json', result)
-    run.finish(folder, seconds, steps=loop.total)
+
+    def finish() -> None:
+        end, cost = judgement(final), run.space.cost(training.path)
+        result = {
+            'name': training.name,
+            'path': run.space.encode(training.path),
+            'score': training.score,
+            'accuracy': end.accuracy,
+            'accuracy_on': 'held_out' if test is None else 'test',
+            'images': len(measured),
+            'cross_entropy': end.cross_entropy,
+            'correct': end.score.correct,
+            'params': cost.params,
+            'macs': cost.macs,
+            'start': config.start,
+            'epochs': config.epochs,
+            'seed': training.seed,
+        }
+        save_network(run, final, training.path, result, folder.path / 'model')
+        write_json(folder.path / 'result.json', result)
+        run.finish(folder, seconds, steps=loop.total, ranks=ranks)
+
+    distributed.first(finish)
 
 
 def _build(run: Run, training: Training) -> nn.Module:
