@@ -47,7 +47,8 @@ ModuleT = TypeVar('ModuleT', bound=nn.Module)
 _alone: ContextVar[bool] = ContextVar('alone', default=False)
 # For as long as the first rank may be busy with what it does alone: a search takes days.
 _PATIENCE = timedelta(days=365)
-_PAUSE = 0.05
+_START = timedelta(minutes=10)
+_PAUSES = (0.0005, 0.1)
 
 
 def size() -> int:
@@ -97,10 +98,14 @@ def joined(device: torch.device, timeout: float) -> Iterator[None]:
             )
         torch.cuda.set_device(local_rank)
     with _connection():
-        store, number, count = next(dist.rendezvous('env://', timeout=timedelta(seconds=timeout)))
+        shared, number, count = next(dist.rendezvous('env://', timeout=_START))
+        store = _fresh(shared)
+        if store.add('arrived', 1) % count == 0:
+            store.set('complete', b'1')
+        store.wait(['complete'], _START)
         dist.init_process_group(
             'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo',
-            store=_fresh(store),
+            store=store,
             rank=number,
             world_size=count,
             timeout=timedelta(seconds=timeout),
@@ -222,8 +227,10 @@ def largest(*values: int, patient: bool = False) -> tuple[int, ...]:
     with _connection():
         if patient:
             work = dist.all_reduce(packed, dist.ReduceOp.MAX, _patient(dist.group.WORLD), async_op=True)
+            pause = _PAUSES[0]
             while not work.is_completed():
-                time.sleep(_PAUSE)
+                time.sleep(pause)
+                pause = min(2 * pause, _PAUSES[1])
             work.wait()
         else:
             dist.all_reduce(packed, dist.ReduceOp.MAX)

@@ -270,7 +270,7 @@ class Config:
         device: ``auto`` takes CUDA or MPS where there is one.
         precision: ``bf16`` runs the networks under autocast; losses, BN statistics and scores stay in float32.
         threads: CPU threads of each rank; None leaves PyTorch's choice.
-        rank_timeout: Seconds that a rank waits for another one, at the start and within a step, before it gives up.
+        rank_timeout: Seconds that a rank waits for another one within a step before it gives up.
         compare_ranks: Make sure in each step that all ranks run the same paths, to find a method that does not.
         data: The images.
         learn: Supernet learning.
