@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -148,8 +149,9 @@ def _connection() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        reason = re.sub(r'^\[\S+\] ', '', first_line(error))  # the place in gloo's source
         raise ConnectionError(
-            f'rank {os.environ.get("RANK", 0)} has lost the other ranks ({first_line(error)}): '
+            f'rank {os.environ.get("RANK", 0)} has lost the other ranks ({reason}): '
             'the same command goes on from the last checkpoint'
         ) from error
 
