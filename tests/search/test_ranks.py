@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+from pinas_search import distributed
 from pinas_search.cli import main
 from pinas_search.config import parse_config
 from pinas_search.stages import Run
@@ -225,6 +226,12 @@ def test_a_mistake_is_said_by_one_rank_in_one_line(tmp_path: Path) -> None:
     message = 'linear.batch_size is 15, which 2 ranks cannot share: set it to 14, or start another number of ranks'
     assert outputs[0][1].strip() == f'pinas-search check: error: {message}'
     assert outputs[1] == ('', '')
+
+
+def test_one_module_knows_torch_distributed() -> None:
+    package = Path(distributed.__file__).parent
+    knowing = {file.name for file in package.rglob('*.py') if 'import torch.distributed' in file.read_text()}
+    assert knowing == {'distributed.py'}
 
 
 def test_what_ranks_cannot_do_is_said_before_hours_of_work(tmp_path: Path) -> None:
