@@ -6,8 +6,6 @@ process; two ranks time the same under DistributedDataParallel as well. Bytes ar
 torch.distributed, and for DDP in its buckets.
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

@@ -3,4 +3,4 @@
 __all__ = ['STAGES']
 
 # All stages, in order. Each is a module and a function of its name in ``pinas_search.stages``, and a folder of a run.
-STAGES = ('learn', 'linear', 'search', 'retrain', 'report')
+STAGES = ('learn', 'linear', 'search', 'truth', 'rank', 'retrain', 'report')

@@ -102,7 +102,7 @@ def joined(device: torch.device, timeout: float) -> Iterator[None]:
         shared, number, count = next(dist.rendezvous('env://', timeout=_START))
         store = _fresh(shared)
         if store.add('arrived', 1) % count == 0:
-            store.set('complete', b'1')
+            store.set('complete', '1')
         store.wait(['complete'], _START)
         dist.init_process_group(
             'cpu:gloo,cuda:nccl' if device.type == 'cuda' else 'gloo',

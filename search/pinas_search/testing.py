@@ -19,12 +19,12 @@ from torch import nn
 
 from .config import LearnConfig
 from .data import Batch, Splits
-from .methods import Method
+from .methods import Method, apply_update
 from .randomness import generator
 from .spaces import Limits, Space
 from .stages import Run
 from .strategies import Proposer, SpaceExhaustedError, Strategy
-from .supernets import Supernet
+from .supernets import GatedSupernet, Graph, Supernet
 
 __all__ = [
     'GivenRun',
@@ -77,7 +77,7 @@ def check_space(space: Space, image_size: int = 32) -> None:
 
 
 def check_supernet(supernet: Supernet, image_size: int = 32) -> None:
-    """Check that a path uses its own modules and no others, and that ``extract`` takes it out unchanged.
+    """Check that a path uses its own modules and no others, and that ``lay_out`` and ``extract`` do not change it.
 
     Args:
         supernet: The supernet; its weights are not changed.
@@ -102,10 +102,17 @@ def check_supernet(supernet: Supernet, image_size: int = 32) -> None:
         _expect(shared <= own, f'path_modules of {path} lacks {len(shared - own)} shared parameters')
         supernet.eval()
         with torch.no_grad():
+            graph = Graph()
+            ((_, laid_out),) = graph.run(images, [supernet.lay_out(graph, path)])
+            _expect(torch.equal(laid_out, supernet(images, path)), f'lay_out({path}) computes something else')
             classifier = nn.Linear(supernet.num_features, 3)
             inside = classifier(supernet.features(supernet(images, path)))
             outside = supernet.extract(path, classifier)(images)
         _expect(torch.equal(inside, outside), f'extract({path}) computes something else than the supernet')
+        if isinstance(supernet, GatedSupernet):
+            with torch.no_grad():
+                gated = supernet.forward_gated(images, [{choice: torch.ones(())} for choice in path])
+                _expect(torch.equal(gated, supernet(images, path)), f'gates of 1 on {path} are not that path')
     restored = copy.deepcopy(supernet)
     restored.load_state_dict(supernet.state_dict())
     pointers = [t.data_ptr() for t in supernet.state_dict().values() if t.numel()]
@@ -219,9 +226,9 @@ class MemoryStep:
         """Add the gradients of a loss."""
         loss.backward()
 
-    def update(self, optimizer: str = 'weights') -> None:
+    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
         """Step an optimizer, then drop all gradients."""
-        self.all_optimizers[optimizer].step()
+        apply_update(self.all_optimizers[optimizer], max_norm, lr_factor)
         self.method.zero_grad(set_to_none=True)
 
 

@@ -12,8 +12,13 @@ import pytest
 from mmengine.registry import DefaultScope
 from PIL import Image
 from small_runs import DETECTOR, SEGMENTOR, train
+from yapf.yapflib import yapf_api
 
 import pinas_downstream  # noqa: F401
+
+
+def _as_it_is(text, **options):
+    return text, True
 
 
 @pytest.fixture(scope='session', autouse=True)
@@ -25,7 +30,8 @@ def what_mmengine_repeats_is_done_once():
     (``test_tools.py``) are as they come.
     """
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **options: (text, True))
+        patch.setattr(yapf_api, 'FormatCode', _as_it_is)  # the forks import it when they need it
+        patch.setattr(mmengine.config.config, 'FormatCode', _as_it_is, raising=False)
         patch.setattr(mmengine.config.utils, '_get_cfg_metainfo', cache(mmengine.config.utils._get_cfg_metainfo))
         patch.setattr(mmengine.runner.runner, 'collect_env', cache(mmengine.runner.runner.collect_env))
         gc.collect()

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from in_process import run_command
 from tables import all_paths
 
 import pinas_models  # noqa: F401 - registers the models
@@ -24,13 +25,19 @@ from pinas_search.spaces import mini
 COMMAND = [sys.executable, '-m', 'pinas_search.cli']
 SMALL = [
     'threads=1',
+    'data.image_size=16',
+    'data.held_out_per_class=100',  # which leaves 442 images for learning
     'learn.epochs=2',
-    'learn.checkpoint_seconds=0.01',
-    'linear.epochs=1',
+    'learn.checkpoint_seconds=0.2',
+    'linear.epochs=2',
+    'linear.milestones=[1]',
+    'linear.batch_size=32',
     'linear.checkpoint_seconds=0.01',
     'search.candidates=5',
     'search.evaluate.batches=2',
-    'retrain.epochs=2',
+    'search.evaluate.max_images=200',
+    'retrain.epochs=1',
+    'retrain.batch_size=128',
     'retrain.random_paths=1',
     'retrain.ema_decay=0.9',
     'retrain.mixup=0.2',
@@ -40,7 +47,7 @@ SMALL = [
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    return run_command(main, *arguments, cwd=cwd)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -74,8 +81,9 @@ def figures(run: Path) -> dict[str, list[dict[str, object]]]:
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('whole')
-    result = command('run', '--config', 'digits', '--out', 'run', *SMALL, cwd=folder)
-    assert result.returncode == 0, result.stderr
+    process = start(*SMALL, cwd=folder)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     return folder / 'run'
 
 
@@ -186,13 +194,9 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(('arguments', 'message'), MISTAKES, ids=[' '.join(arguments) for arguments, _ in MISTAKES])
-def test_check_says_a_mistake_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(tmp_path)
+def test_check_says_a_mistake_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
     config = [] if '--config' in arguments else ['--config', 'digits']
-    code = main(['check', *config, *arguments, '--out', 'run'])
-    assert_mistake(subprocess.CompletedProcess([], code, *capsys.readouterr()), message)
+    assert_mistake(command('check', *config, *arguments, '--out', 'run', cwd=tmp_path), message)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,16 +1,17 @@
-"""The command correlate as a process, and the tables that it reads."""
+"""The command correlate, and the tables that it reads."""
 
 import gzip
 import hashlib
 import itertools
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from in_process import run_command
 
+from pinas_search.cli import main
 from pinas_search.scoring.ranking import kendall_tau
 from pinas_search.scoring.tables import join, read_table, unmatched
 from pinas_search.scoring.truth import read_nats_bench, read_truth
@@ -26,17 +27,7 @@ REPORTED = {
 
 
 def correlate(folder, *arguments):
-    """Run the command; returns the finished process."""
-    command = [sys.executable, '-m', 'pinas_search', 'correlate', *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, 'COLUMNS': '99'},
-    )
+    return run_command(main, 'correlate', *arguments, cwd=folder, COLUMNS='99')
 
 
 def write(path, header, rows):
@@ -93,6 +84,24 @@ def test_a_report_of_two_tables(tables):
     assert against_itself['verdict'] == 'undecided at n = 120'
     for words in ('against bad.csv: better', 'undecided at n = 120', f'{report["kendall_tau"]:+.3f}', 'regret'):
         assert words in done.stdout
+
+
+def test_seeds_of_a_predictor_are_averaged_and_widen_the_interval(tables):
+    folder, truth, good, bad = tables
+    arguments = ('truth.csv.gz', '--space', 'nasbench201', '--samples', 200, '--out', 'seeds.json')
+    done = correlate(folder, 'good.csv,bad.csv', *arguments, '--against', 'bad.csv,good.csv')
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / 'seeds.json').read_text())
+    taus = [kendall_tau(good, truth), kendall_tau(bad, truth)]
+    assert report['seed_taus'] == pytest.approx(taus)
+    assert report['kendall_tau'] == pytest.approx(np.mean(taus))
+    assert report['chosen'] == [SPACE.encode(CELLS[int(np.argmax(scores))]) for scores in (good, bad)]
+    assert report['chosen_true'] == pytest.approx(np.mean([truth[np.argmax(good)], truth[np.argmax(bad)]]))
+    low, high = report['kendall_tau_interval']  # a draw of two seeds may be twice the good one or twice the bad one
+    assert low < taus[1] + 0.2
+    assert high > taus[0] - 0.2
+    assert report['against'][0]['difference'] == pytest.approx(0)
+    assert f'mean of 2 seeds: {taus[0]:+.3f}, {taus[1]:+.3f}' in done.stdout
 
 
 def test_the_same_seed_gives_the_same_report(tables):
@@ -173,7 +182,7 @@ GOOD_TRUTH = 'arch,cifar10\na,1\nb,2\n'
         ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--samples', '0'), '--samples is 0'),
         ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--out', 'no/r.json'), 'the folder no does not exist'),
         ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--against', 'q.csv'), 'q.csv is missing'),
-        ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--seeds', 'mean'), '--seeds is for the NATS-Bench folder'),
+        ('arch,score\na,1\nb,2\n', GOOD_TRUTH, ('--seeds', 'mean'), 'seeds is for the NATS-Bench folder'),
         (
             'arch,score\n333132,1\n33313,2\n',
             GOOD_TRUTH,
@@ -190,8 +199,6 @@ GOOD_TRUTH = 'arch,cifar10\na,1\nb,2\n'
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, predictions, truth, options, message):
-    from pinas_search.cli import main
-
     for name, text in (('p.csv', predictions), ('t.csv', truth)):
         if text is not None:
             (tmp_path / name).write_text(text, encoding='utf-8')
@@ -204,7 +211,8 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, predictions, tru
 
 
 def test_a_mistake_ends_the_process_with_2(tmp_path):
-    done = correlate(tmp_path, 'p.csv', 't.csv')
+    command = [sys.executable, '-m', 'pinas_search', 'correlate', 'p.csv', 't.csv']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == 'pinas-search correlate: error: p.csv is missing\n'
 
@@ -247,13 +255,11 @@ def test_an_unknown_table_has_the_fidelity_that_the_user_says(tmp_path):
 
 
 def test_the_benchmarks_folder_needs_every_choice(tmp_path, capsys):
-    from pinas_search.cli import main
-
     (tmp_path / 'p.csv').write_text('arch,score\n333132,1\n333133,2\n')
     folder = tmp_path / 'NATS'
     folder.mkdir()
     assert main(['correlate', str(tmp_path / 'p.csv'), str(folder), '--seeds', 'mean']) == 2
-    assert 'give --fidelity 12 or 200 and --seeds mean, 777, 888, 999' in capsys.readouterr().err
+    assert 'give fidelity 12 or 200 and seeds mean, 777, 888, 999' in capsys.readouterr().err
     with pytest.raises(TypeError, match='fidelity'):
         read_nats_bench(folder, dataset='cifar10', seeds='mean')
     with pytest.raises(ValueError, match=r'fidelity of .* is 90: it must be one of 12, 200'):

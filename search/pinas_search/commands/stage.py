@@ -41,6 +41,9 @@ class StageCommand:
         parser.add_argument('--out', type=Path, metavar='DIR', help='run directory (default: runs/<config>-<seed>)')
         parser.add_argument('--seed', type=int, help='seed of everything random')
         parser.add_argument('--device', help='auto, cpu, cuda or mps')
+        parser.add_argument(
+            '--workers', type=int, default=1, metavar='N', help='train so many networks at a time (truth, retrain)'
+        )
         parser.add_argument('--show', action='store_true', help='print the resolved configuration as YAML and stop')
         parser.add_argument('overrides', nargs='*', metavar='key=value', help='any setting, such as learn.epochs=2')
 
@@ -69,15 +72,16 @@ class StageCommand:
             return 0
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        run = Run(config, args.out or Path('runs') / f'{Path(sources[-1]).stem}-{config.seed}')
+        if args.workers < 1:
+            raise ValueError(f'--workers is {args.workers}: at least 1 is needed')
+        run = Run(config, args.out or Path('runs') / f'{Path(sources[-1]).stem}-{config.seed}', workers=args.workers)
         with ExitStack() as stack:
             stack.enter_context(distributed.joined(run.device, config.rank_timeout))
-            ranks, first = (
-                distributed.size(),
-                distributed.rank() == 0,
-            )  # the first one speaks, and it owns the directory
+            ranks, first = distributed.size(), distributed.rank() == 0  # the first one speaks, and owns the directory
 
             def begin() -> None:
+                if ranks > 1 and args.workers > 1:
+                    raise ValueError('--workers trains networks side by side, ranks train one together: choose one')
                 if self.stages != ('report',):
                     check_run(run, ranks)  # before the directory is begun
                 if not self.stages or not first:
@@ -94,7 +98,7 @@ class StageCommand:
                 space, classes = run.space, run.num_classes
                 print(f'nothing to object: {space.name} with {space.size:,} networks, {classes} classes')
             try:
-                for stage in self.stages:
+                for stage in run.stages if self.stages == STAGES else self.stages:
                     function = stage_function(stage)
                     if stage in RANKED:
                         function(run)
@@ -120,16 +124,30 @@ _HELP = {
     'learn': 'learn the supernet',
     'linear': 'train a classifier on the frozen supernet',
     'search': 'score candidates and choose the winner',
+    'truth': 'train networks whose true accuracies the ranking is judged by',
+    'rank': 'say how well the supernet ranks networks of known accuracy',
     'retrain': 'train the winner, and others for comparison, on their own',
     'report': 'write the page again',
 }
 _ONE = """examples:
   pinas-search {0} --config digits --out runs/digits-0     it goes on where it stopped
 """
+_EXAMPLES = {
+    'truth': """examples:
+  pinas-search truth --config cifar10 data.root=data/cifar10 truth.networks=24 truth.trainings=2 --workers 2
+
+The recipe is that of retrain. The table of a run, runs/NAME/truth/table.csv, is the truth of other runs with
+truth.file=runs/NAME/truth/table.csv truth.column=accuracy.
+""",
+    'rank': """examples:
+  pinas-search rank --config nasbench201 data.root=data/cifar10 truth.file=nasbench201_200ep.csv.gz
+  pinas-search rank --out runs/nasbench201-0 rank.calibration='[0,1,2,4]'
+""",
+}
 
 STAGE_COMMANDS = {
     'run': StageCommand(STAGES, 'run all stages, in order', _ALL),
-    **{name: StageCommand((name,), _HELP[name], _ONE.format(name)) for name in STAGES},
+    **{name: StageCommand((name,), _HELP[name], _EXAMPLES.get(name, _ONE.format(name))) for name in STAGES},
     'check': StageCommand(
         (),
         'find what is wrong with a configuration before hours of work',

@@ -13,8 +13,10 @@ __all__ = [
     'EvaluateConfig',
     'LearnConfig',
     'LinearConfig',
+    'RankConfig',
     'RetrainConfig',
     'SearchConfig',
+    'TruthConfig',
     'ViewConfig',
     'plain_views',
 ]
@@ -88,10 +90,11 @@ class LearnConfig:
     """Supernet learning.
 
     Attributes:
-        method: How the supernet is trained: ``pinas``, ``spos``, or any importable module with ``Options`` and
-            ``create``.
+        method: How the supernet is trained: ``pinas``, ``spos``, ``fairnas``, ``fbnetv2``, ``gdas``, ``nsas``,
+            ``proxylessnas``, ``tunas``, ``wpl``, or any importable module with ``Options`` and ``create``.
         options: Options of the method, see its ``Options``.
-        supernet: The network whose paths are trained, by name or module; the one of the space if None.
+        supernet: The network whose paths are trained, by name or module; if None the one that the method brings, such
+            as the masked one of ``fbnetv2``, else the one of the space.
         supernet_options: Options of the supernet, such as ``downsample_share``.
         epochs: Passes over the training images.
         max_steps: Stop after this many steps (for trying out); None means all epochs.
@@ -99,11 +102,13 @@ class LearnConfig:
         lr: Learning rate at the start.
         schedule: How the learning rate falls to 0, once per epoch.
         momentum: Momentum of SGD.
+        nesterov: Nesterov's form of the momentum; the authors have the plain one.
         weight_decay: Weight decay of SGD.
         checkpoint_seconds: Time between checkpoints.
         views: Random views of the images; those of the method if None.
         snapshots: Keep what is learned so far at this many moments, evenly spaced, the end among them, so that the
-            ranking can be followed over the training; 0 keeps the end alone.
+            ranking can be followed over the training; 0 keeps the end alone. Where the linear stage trains the
+            classifier, it trains one for each.
         sync_bn: With several ranks, batch norms take their statistics from all of them (GPUs only). Off: each rank has
             its own, as in the authors' code.
     """
@@ -117,6 +122,7 @@ class LearnConfig:
     batch_size: PositiveInt = 192
     lr: PositiveFloat = 0.03
     momentum: Fraction = 0.9
+    nesterov: bool = False
     schedule: Literal['cosine', 'linear'] = 'cosine'
     weight_decay: NonNegativeFloat = 1e-4
     checkpoint_seconds: PositiveFloat = 60.0
@@ -168,6 +174,8 @@ class EvaluateConfig:
         variance: ``mean`` averages the unbiased variances of the batches (the authors' code), ``pooled`` pools all
             images.
         max_images: Score on this many held-out images at most; None means all.
+        share_prefixes: Compute once what candidates that are scored together have in common, such as the same first
+            blocks. Scores are the same up to rounding.
     """
 
     recalibrate: bool = True
@@ -175,6 +183,7 @@ class EvaluateConfig:
     batch_size: PositiveInt = 128
     variance: Literal['mean', 'pooled'] = 'mean'
     max_images: PositiveInt | None = None
+    share_prefixes: bool = True
 
 
 @dataclass(frozen=True)
@@ -205,12 +214,61 @@ class SearchConfig:
 
 
 @dataclass(frozen=True)
+class TruthConfig:
+    """True accuracies of networks, which the ranking of the supernet is judged by; none unless one is named.
+
+    Attributes:
+        file: A table (``.csv``, ``.csv.gz``) or the folder of NATS-Bench. None: ``networks`` are trained here, each on
+            its own, with the recipe of ``retrain``.
+        column: Column of the accuracies, or data set of NATS-Bench; a table that was made here has ``accuracy``.
+        key: Column that names the networks.
+        fidelity: Epochs behind the accuracies; the folder of NATS-Bench needs it, 12 or 200.
+        seeds: Seeds of the accuracies; the folder of NATS-Bench needs it, ``mean`` or one of its seeds.
+        only: A named set of networks of the space, such as ``729`` of nasbench201; None means all.
+        networks: So many networks, drawn by the seed; None means all of the table.
+        trainings: Trainings of each network that is trained here, with different seeds.
+    """
+
+    file: str | None = None
+    column: str = 'cifar10'
+    key: str = 'arch'
+    fidelity: PositiveInt | None = None
+    seeds: str | None = None
+    only: str | None = None
+    networks: PositiveInt | None = None
+    trainings: PositiveInt = 2
+
+    @property
+    def trained_here(self) -> bool:
+        """Whether networks are trained for it."""
+        return self.file is None and self.networks is not None
+
+    def __bool__(self) -> bool:
+        return self.file is not None or self.trained_here
+
+
+@dataclass(frozen=True)
+class RankConfig:
+    """How the ranking is judged.
+
+    Attributes:
+        samples: Bootstrap samples of the intervals, and permutations of the test.
+        curve_networks: Networks, drawn by the seed, behind each point of a curve.
+        calibration: Numbers of calibration batches to judge the ranking with as well; 0 is without recalibration.
+    """
+
+    samples: PositiveInt = 1000
+    curve_networks: PositiveInt = 100
+    calibration: tuple[NonNegativeInt, ...] = ()
+
+
+@dataclass(frozen=True)
 class RetrainConfig:
     """Training of the winner as a network of its own. The paper trains the best 5 and 8 random paths.
 
     Attributes:
         start: ``scratch`` draws fresh weights, ``inherited`` takes those of the supernet.
-        top: The best candidates that are trained, the winner among them.
+        top: The best candidates that are trained, the winner among them; 0 trains none.
         random_paths: Random paths that are trained in the same way, for comparison.
         seeds: Trainings of each network, with different seeds.
         epochs: Passes over the training images, the held-out ones included.
@@ -232,7 +290,7 @@ class RetrainConfig:
     """
 
     start: Literal['scratch', 'inherited'] = 'scratch'
-    top: PositiveInt = 1
+    top: NonNegativeInt = 1
     random_paths: NonNegativeInt = 0
     seeds: PositiveInt = 1
     epochs: PositiveInt = 270
@@ -276,6 +334,8 @@ class Config:
         learn: Supernet learning.
         linear: Linear evaluation.
         search: Search over candidates.
+        truth: True accuracies.
+        rank: The ranking of the supernet against them.
         retrain: Training of the winner.
     """
 
@@ -291,4 +351,6 @@ class Config:
     learn: LearnConfig = field(default_factory=LearnConfig)
     linear: LinearConfig = field(default_factory=LinearConfig)
     search: SearchConfig = field(default_factory=SearchConfig)
+    truth: TruthConfig = field(default_factory=TruthConfig)
+    rank: RankConfig = field(default_factory=RankConfig)
     retrain: RetrainConfig = field(default_factory=RetrainConfig)

@@ -147,11 +147,16 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     """
     path = run_dir / 'config.yaml'
     if path.exists():
+        # A setting that the file lacks is newer than the run, which did what its default does.
         before = _flatten(_read_yaml(path))
-        now = _flatten(_plain(asdict(config)))
+        inside = {key[: dot.start()] for key in before for dot in re.finditer(r'\.', key)}
         defaults = _flatten(_plain(asdict(Config())))
-        before |= {key: defaults[key] for key in now if key not in before and key in defaults}  # an older version's
-        waiting = tuple(f'{stage}.' for stage in STAGES if not (run_dir / stage).exists())
+        before |= {key: value for key, value in defaults.items() if key not in before and key not in inside}
+        now = _flatten(_plain(asdict(config)))
+        begun = {stage for stage in STAGES if (run_dir / stage).exists()}
+        if 'truth' in begun and config.truth.trained_here:
+            begun.add('retrain')  # its recipe
+        waiting = tuple(f'{stage}.' for stage in STAGES if stage not in begun)
         differences = [
             f'{key}: {before.get(key)} there, {now.get(key)} here'
             for key in dict.fromkeys([*before, *now])

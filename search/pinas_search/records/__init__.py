@@ -2,7 +2,18 @@
 
 from .candidates import Candidate
 from .lock import own
+from .predictions import Predictions
 from .rundir import StageDir, done_record, load_tensors, read_json, save_tensors
 from .trials import Trials
 
-__all__ = ['Candidate', 'StageDir', 'Trials', 'done_record', 'load_tensors', 'own', 'read_json', 'save_tensors']
+__all__ = [
+    'Candidate',
+    'Predictions',
+    'StageDir',
+    'Trials',
+    'done_record',
+    'load_tensors',
+    'own',
+    'read_json',
+    'save_tensors',
+]

@@ -12,14 +12,18 @@ __all__ = ['own']
 
 
 @contextmanager
-def own(run_dir: Path) -> Iterator[None]:
+def own(run_dir: Path, timeout: float = 0.0) -> Iterator[None]:
     """Own a run directory inside the block. The system takes the lock back from a process that dies.
+
+    Args:
+        run_dir: The directory.
+        timeout: Seconds to wait for another owner to end.
 
     Raises:
         ValueError: If another process owns it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(run_dir / '.lock', timeout=0)
+    lock = FileLock(run_dir / '.lock', timeout=timeout)
     try:
         lock.acquire()
     except Timeout as error:

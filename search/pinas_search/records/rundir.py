@@ -19,7 +19,7 @@ from torch import nn
 from pinas_models.common.files import atomic_path, write_json, write_text
 from pinas_models.common.text import first_line, one_line
 
-__all__ = ['StageDir', 'done_record', 'load_tensors', 'read_json', 'save_tensors']
+__all__ = ['StageDir', 'done_record', 'drop_half_line', 'load_tensors', 'read_json', 'save_tensors']
 
 
 def save_tensors(module: nn.Module, path: Path) -> None:
@@ -77,6 +77,16 @@ def read_json(path: Path) -> dict[str, Any]:
             f'{path} must hold a JSON object, not a {type(record).__name__}: delete it and run the stage again'
         )
     return record
+
+
+def drop_half_line(file: Path) -> None:
+    """Remove what a kill left of a last line: appended to, it would become an unreadable line in the middle."""
+    if not file.exists():
+        return
+    content = file.read_bytes()
+    if content and not content.endswith(b'\n'):
+        with file.open('r+b') as stream:
+            stream.truncate(content.rfind(b'\n') + 1)
 
 
 class StageDir:

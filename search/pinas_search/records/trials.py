@@ -25,6 +25,7 @@ from ..scoring import Score
 from ..spaces import ChoicePath, Space
 from ..strategies import Observation
 from .candidates import Candidate
+from .rundir import drop_half_line
 
 __all__ = ['STUDY', 'Trials']
 
@@ -157,7 +158,7 @@ class Trials:
 
 def _journal(file: Path) -> JournalStorage:
     file.parent.mkdir(parents=True, exist_ok=True)
-    _drop_half_line(file)
+    drop_half_line(file)
     # Optuna's default lock is a symbolic link to the path as given. After a kill, a link to a relative path leads
     # nowhere, its age cannot be read and the next start would wait for it for ever; a plain file has an age.
     lock = JournalFileOpenLock(str(file), grace_period=3)
@@ -168,16 +169,6 @@ def _journal(file: Path) -> JournalStorage:
             f'{file} is damaged ({type(error).__name__}: {error}): delete it to begin the search anew, or cut the file '
             'before the damaged line'
         ) from error
-
-
-def _drop_half_line(file: Path) -> None:
-    """Remove what a kill left of a last line: appended to, it would become an unreadable line in the middle."""
-    if not file.exists():
-        return
-    content = file.read_bytes()
-    if content and not content.endswith(b'\n'):
-        with file.open('r+b') as stream:
-            stream.truncate(content.rfind(b'\n') + 1)
 
 
 @contextmanager

@@ -8,13 +8,25 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import yaml
+from safetensors.numpy import load_file
 
 from .. import STAGES
 from ..records import Candidate, read_json
+from ..scoring.tables import read_table
 from ..spaces import Space
 
-__all__ = ['Network', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
+__all__ = [
+    'Architecture',
+    'Network',
+    'Ranking',
+    'RetrainResult',
+    'RunRecord',
+    'SearchResult',
+    'StageRecord',
+    'collect',
+]
 
 T = TypeVar('T')
 Metrics = Sequence[Mapping[str, Any]]
@@ -88,6 +100,34 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """What the architecture parameters of a method prefer.
+
+    Attributes:
+        path: The path of the largest logits, as digits.
+        probability: Its probability, the product over the positions.
+    """
+
+    path: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """How the supernet ranks networks of known accuracy.
+
+    Attributes:
+        report: The statistics, as ``rank/report.json`` has them.
+        scores: Scores [N].
+        truth: True accuracies [N], in the unit of their table.
+    """
+
+    report: Mapping[str, Any]
+    scores: np.ndarray
+    truth: np.ndarray
+
+
+@dataclass(frozen=True)
 class StageRecord:
     """How far a stage is.
 
@@ -114,10 +154,12 @@ class RunRecord:
         config: The same, parsed; empty if it is no YAML mapping.
         stages: All stages in order.
         learn: Metrics of the learning stage.
+        architecture: What the method's architecture parameters prefer; None if it has none.
         linear: Metrics of the linear stage.
         candidates: Scored paths in the order of evaluation.
         search: Result of the search; None while it is not finished.
         networks: Retrained networks, the winner first.
+        ranking: The ranking against true accuracies; None while it is not finished, or none is asked for.
     """
 
     name: str
@@ -125,10 +167,12 @@ class RunRecord:
     config: Mapping[str, Any]
     stages: tuple[StageRecord, ...]
     learn: Metrics
+    architecture: Architecture | None
     linear: Metrics
     candidates: tuple[Candidate, ...]
     search: SearchResult | None
     networks: tuple[Network, ...]
+    ranking: Ranking | None
 
     @property
     def ranked(self) -> list[Candidate]:
@@ -198,23 +242,63 @@ def collect(run_dir: Path, space: Space) -> RunRecord:
         'learn': _last_seconds(learn),
         'linear': _last_seconds(linear),
         'search': sum(c.seconds for c in candidates) or None,
-        'retrain': sum(_last_seconds(network.metrics) or 0.0 for network in networks) or None,
+        'truth': _time_of(_read_networks(run_dir / 'truth')),
+        'rank': None,
+        'retrain': _time_of(networks),
     }
+    config = _parse_yaml(config_text)
     return RunRecord(
         name=run_dir.resolve().name,
         config_text=config_text,
-        config=_parse_yaml(config_text),
-        stages=tuple(_read_stage(folder, so_far[folder.name]) for folder in _stage_dirs(run_dir)),
+        config=config,
+        stages=tuple(
+            _read_stage(folder, so_far[folder.name])
+            for folder in _stage_dirs(run_dir)
+            if folder.is_dir() or _is_asked_for(folder.name, config)
+        ),
         learn=learn,
+        architecture=_read_architecture(run_dir / 'learn' / 'architecture.safetensors', space),
         linear=linear,
         candidates=candidates,
         search=search,
         networks=networks,
+        ranking=_read_ranking(run_dir / 'rank'),
     )
+
+
+def _read_architecture(file: Path, space: Space) -> Architecture | None:
+    """Read the artifact ``architecture``: one tensor ``logits``, [L, m]; a method may keep something else there."""
+    logits = load_file(file).get('logits') if file.exists() else None
+    if logits is None or logits.shape != (space.num_positions, max(space.num_choices)):
+        return None
+    rows = [row[list(choices)].astype(float) for row, choices in zip(logits, space.allowed, strict=True)]
+    path = [choices[int(row.argmax())] for row, choices in zip(rows, space.allowed, strict=True)]
+    odds = [np.exp(row - row.max()).sum() for row in rows]
+    return Architecture(space.encode(path), float(1 / np.prod(odds)))
 
 
 def _stage_dirs(run_dir: Path) -> list[Path]:
     return [run_dir / stage for stage in STAGES if stage != 'report']
+
+
+def _is_asked_for(stage: str, config: Mapping[str, Any]) -> bool:
+    truth = config.get('truth') or {}
+    return {
+        'truth': not truth.get('file') and bool(truth.get('networks')),
+        'rank': bool(truth.get('file') or truth.get('networks')),
+    }.get(stage, True)
+
+
+def _time_of(networks: Sequence[Network]) -> float | None:
+    return sum(_last_seconds(network.metrics) or 0.0 for network in networks) or None
+
+
+def _read_ranking(folder: Path) -> Ranking | None:
+    report, joined = _read_json(folder / 'report.json'), folder / 'joined.csv'
+    if report is None or not joined.exists():
+        return None
+    table = read_table(joined, 'arch')
+    return Ranking(report, table.numbers('score'), table.numbers('truth'))
 
 
 def _has_begun(folder: Path) -> bool:

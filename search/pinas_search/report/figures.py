@@ -23,6 +23,7 @@ from pinas_models.common.files import atomic_path, write_text
 from ..records import Candidate
 from ..spaces import Space
 from .collect import Metrics, RunRecord
+from .ranking import draw_curve, draw_ranking, draw_taus
 from .summary import Summary
 from .winner import describe_winner, draw_winner
 
@@ -104,6 +105,7 @@ def save_pictures(pictures: Mapping[str, Picture], folder: Path) -> dict[str, st
                 with atomic_path(folder / f'{name}.png') as temporary:
                     # None: no version of matplotlib in the file, so that an update of it does not change the bytes.
                     picture.figure.savefig(temporary, format='png', dpi=_DPI, metadata={'Software': None})
+                picture.figure.set_layout_engine('none')  # both files have one layout, which is half of the work
                 svg = _to_svg(picture.figure)
             else:
                 svg = picture.figure
@@ -143,6 +145,27 @@ def _pictures(record: RunRecord, summary: Summary, space: Space) -> Iterator[tup
         yield 'costs', _draw_costs(record)
     if len(record.candidates) >= 20:  # fewer say nothing about a position
         yield 'choices', _draw_choices(record, space)
+    if record.ranking is not None:
+        ranking, report = record.ranking, record.ranking.report
+        yield (
+            'ranking',
+            Picture(
+                *draw_ranking(
+                    ranking.scores,
+                    ranking.truth,
+                    tau=report['kendall_tau'],
+                    interval=tuple(report['kendall_tau_interval']),
+                    score_label='score in the supernet',
+                    truth_label=f'true accuracy ({report["truth"]["column"]})',
+                )
+            ),
+        )
+        yield 'taus', Picture(*draw_taus(report))
+        if 'by_epoch' in report:
+            yield 'tau-by-epoch', Picture(*draw_curve(report['by_epoch'], 'epoch', 'epochs of learning'))
+        if 'by_calibration' in report:
+            label = 'training images of the BN recalibration'
+            yield 'tau-by-calibration', Picture(*draw_curve(report['by_calibration'], 'images', label))
     if any(network.metrics for network in record.networks):
         yield 'retraining', _draw_retraining(record)
     if any(stage.seconds for stage in record.stages):
@@ -183,17 +206,25 @@ def _plot_series(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
 
 
 def _draw_learning(metrics: Metrics) -> Picture:
-    figure, grid = _figure(4.2, rows=2, sharex=True, height_ratios=(3, 2))
-    upper, lower = grid[:, 0]
-    epochs, loss, rate = (_column(metrics, key) for key in ('epoch', 'loss', 'lr'))
+    epochs, loss, rate, entropy = (_column(metrics, key) for key in ('epoch', 'loss', 'lr', 'entropy'))
+    decides = not np.isnan(entropy).all()  # the method has architecture parameters
+    ratios = (3, 2, 2) if decides else (3, 2)
+    figure, grid = _figure(5.6 if decides else 4.2, rows=len(ratios), sharex=True, height_ratios=ratios)
+    upper, lower = grid[0, 0], grid[-1, 0]
     _plot_series(upper, epochs, loss)
+    if decides:
+        grid[1, 0].plot(epochs, entropy, color=_BLUE)
+        grid[1, 0].set(ylabel='entropy (nats)', ylim=(0, None))
     upper.set(ylabel='loss', title='Learning the supernet')
     if upper.get_legend_handles_labels()[0]:
         upper.legend(loc='upper right')
     lower.plot(epochs, rate, color=_BLUE, drawstyle='steps-pre')
     lower.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
     figure.align_ylabels()
-    return Picture(figure, f'The loss of the supernet goes from {loss[0]:.3g} to {loss[-1]:.3g}.')
+    alt = f'The loss of the supernet goes from {loss[0]:.3g} to {loss[-1]:.3g}.'
+    if decides:
+        alt += f' The entropy of its architecture parameters goes from {entropy[0]:.3g} to {entropy[-1]:.3g} nats.'
+    return Picture(figure, alt)
 
 
 def _draw_linear(metrics: Metrics) -> Picture:

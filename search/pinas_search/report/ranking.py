@@ -1,13 +1,14 @@
-"""The picture of a ranking: true accuracy against score."""
+"""The pictures of a ranking: true accuracy against score, taus side by side, tau over training and calibration."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ['draw_ranking']
+__all__ = ['draw_curve', 'draw_ranking', 'draw_taus']
 
 _BLUE, _ORANGE, _GREY = '#0b5fa5', '#c8500a', '#767676'
 
@@ -62,3 +63,57 @@ def draw_ranking(
         f'{n} networks, true accuracy against score: tau {tau:.2f}; the chosen network has {truth[chosen]:.4g}, '
         f'the best {truth[best]:.4g}.'
     )
+
+
+def draw_taus(report: Mapping[str, Any]) -> tuple[Figure, str]:
+    """Draw the tau of the scores, with its interval, beside those of predictors that need no training.
+
+    Args:
+        report: As ``rank/report.json`` has it.
+
+    Returns:
+        The figure, and what it shows in words.
+    """
+    rows: list[tuple[str, float, Sequence[float]]] = [
+        ('score', report['kendall_tau'], report['kendall_tau_interval']),
+        *((name, of['kendall_tau'], of['kendall_tau_interval']) for name, of in report.get('scores', {}).items()),
+    ]
+    trivial = sorted(report['trivial'].items(), key=lambda item: -item[1])
+    names = [name for name, *_ in rows] + [name for name, _ in trivial]
+    figure = Figure(figsize=(5.0, 0.9 + 0.32 * len(names)), layout='constrained')
+    axes = figure.subplots()
+    for y, (_, tau, (low, high)) in enumerate(rows):
+        axes.errorbar(tau, y, xerr=[[max(tau - low, 0)], [max(high - tau, 0)]], fmt='o', color=_BLUE, capsize=3)
+    for y, (_, tau) in enumerate(trivial, start=len(rows)):
+        axes.plot([tau], [y], marker='s', color='white', markeredgecolor=_GREY)
+    axes.axvline(0, color='black', linewidth=0.8)
+    ceiling = report['truth'].get('tau_between_trainings')
+    if ceiling is not None:
+        axes.axvline(ceiling, color=_ORANGE, linestyle='--', linewidth=1.4, label='two trainings of the truth')
+        axes.legend(loc='best')
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="Kendall's τ", title='Who ranks how well')
+    axes.invert_yaxis()
+    best = f'; the best predictor without training is {trivial[0][0]} with {trivial[0][1]:.2f}' if trivial else ''
+    return figure, f"Kendall's tau of the score is {report['kendall_tau']:.2f}{best}."
+
+
+def draw_curve(points: Sequence[Mapping[str, Any]], key: str, label: str) -> tuple[Figure, str]:
+    """Draw tau, with its intervals, over something.
+
+    Args:
+        points: ``kendall_tau``, ``kendall_tau_interval``, ``n`` and ``key`` of each.
+        key: What it is drawn over.
+        label: The same in words.
+
+    Returns:
+        The figure, and what it shows in words.
+    """
+    figure = Figure(figsize=(5.0, 3.2), layout='constrained')
+    axes = figure.subplots()
+    x, tau = [point[key] for point in points], np.array([point['kendall_tau'] for point in points])
+    low, high = np.array([point['kendall_tau_interval'] for point in points]).T
+    bars = np.maximum([tau - low, high - tau], 0)
+    axes.errorbar(x, tau, yerr=bars, fmt='o-', color=_BLUE, capsize=3)
+    axes.axhline(0, color='black', linewidth=0.8)
+    axes.set(xlabel=label, ylabel="Kendall's τ", title=f'95 % intervals, {points[0]["n"]} networks')
+    return figure, f"Kendall's tau goes from {tau[0]:.2f} to {tau[-1]:.2f} over {label}."

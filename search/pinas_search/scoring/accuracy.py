@@ -14,6 +14,7 @@ from ..randomness import generator
 from ..spaces import ChoicePath
 from .base import Score, Tools, pack
 from .recalibrate import recalibrate_bn
+from .sharing import ManyPaths
 
 __all__ = ['NEEDS', 'CandidateEvaluator', 'Judgement', 'Options', 'create', 'judge']
 
@@ -22,6 +23,8 @@ _CACHE_BYTES = 1 << 30
 # Cross-entropy decides between equal accuracies and nothing else: up to 100 nats it moves a score by at most 5e-6, and
 # different accuracies on up to 100,000 images are at least 1e-5 apart.
 _TIE = 5e-8
+# Sorted paths that are scored together. More share little more; their statistics take memory.
+_TOGETHER = 256
 
 
 @dataclass(frozen=True)
@@ -53,18 +56,31 @@ class Judgement:
         return Score(value, {'accuracy': self.accuracy, 'cross_entropy': self.cross_entropy}, pack(self.correct))
 
 
+class _Tally:
+    """Counts what a network does, batch by batch; nothing waits for the device before the end."""
+
+    def __init__(self) -> None:
+        self._correct: list[torch.Tensor] = []
+        self._losses: list[torch.Tensor] = []
+
+    def add(self, logits: torch.Tensor, labels: torch.Tensor) -> None:
+        self._correct.append(logits.argmax(1) == labels)
+        self._losses.append(F.cross_entropy(logits.float(), labels, reduction='none').double())
+
+    def judgement(self) -> Judgement:
+        loss = float(torch.cat(self._losses).mean())
+        return Judgement(torch.cat(self._correct).cpu(), loss if loss == loss else float('inf'))
+
+
 @torch.no_grad()
 def judge(
     network: Callable[[torch.Tensor], torch.Tensor], batches: Iterable[tuple[torch.Tensor, torch.Tensor]]
 ) -> Judgement:
     """Judge ``network`` (normalised images [N, 3, H, W] -> logits [N, C]) by batches of (images, labels)."""
-    correct, losses = [], []
+    tally = _Tally()
     for images, labels in batches:
-        logits = network(images)
-        correct.append((logits.argmax(1) == labels).cpu())
-        losses.append(F.cross_entropy(logits.float(), labels, reduction='none').double().cpu())
-    loss = float(torch.cat(losses).mean())
-    return Judgement(torch.cat(correct), loss if loss == loss else float('inf'))
+        tally.add(network(images), labels)
+    return tally.judgement()
 
 
 class CandidateEvaluator:
@@ -124,8 +140,30 @@ class CandidateEvaluator:
         self._scored = _cached(lambda: map(prepare, held_out.center_crops(scored)), self.num_scored * pixels)
 
     def score(self, paths: Sequence[ChoicePath]) -> list[Score]:
-        """Top-1 accuracy of paths on the held-out images, after recalibration."""
-        return [self._judge(path).score for path in paths]
+        """Top-1 accuracy of paths on the held-out images, after recalibration.
+
+        With ``share_prefixes`` the score of a path does not depend on the others: what they share has the same bits as
+        what a path computes alone.
+        """
+        if not self.config.share_prefixes:
+            return [self._judge(path).score for path in paths]
+        judged: dict[ChoicePath, Judgement] = {}
+        distinct = sorted(set(paths))
+        for start in range(0, len(distinct), _TOGETHER):
+            judged |= self._judge_together(distinct[start : start + _TOGETHER])
+        return [judged[path].score for path in paths]
+
+    @torch.no_grad()
+    def _judge_together(self, paths: Sequence[ChoicePath]) -> dict[ChoicePath, Judgement]:
+        tallies = {path: _Tally() for path in paths}
+        with self.autocast():
+            together = ManyPaths(self.supernet.eval(), paths)
+            if self.config.recalibrate:
+                together.recalibrate((images for images, _ in self._calibration()), variance=self.config.variance)
+            for images, labels in self._scored():
+                for path, feature_map in together.run(images):
+                    tallies[path].add(self.classifier(self.supernet.features(feature_map)), labels)
+        return {path: tally.judgement() for path, tally in tallies.items()}
 
     def _judge(self, path: ChoicePath) -> Judgement:
         supernet = self.supernet.eval()

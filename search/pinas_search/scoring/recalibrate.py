@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .. import distributed
 
-__all__ = ['PathNetwork', 'recalibrate_bn']
+__all__ = ['PathNetwork', 'PooledStatistics', 'recalibrate_bn', 'tracking_layers']
 
 
 class PathNetwork(Protocol):
@@ -53,11 +53,10 @@ def recalibrate_bn(
     Raises:
         ValueError: If ``batches`` is empty or the path is not in the space.
     """
-    layers = [m for module in model.path_modules(path) for m in module.modules() if isinstance(m, _BatchNorm)]
-    layers = [m for m in dict.fromkeys(layers) if m.track_running_stats]
+    layers = tracking_layers(model.path_modules(path))
     momenta = [layer.momentum for layer in layers]
     tracked = [_buffer(layer, 'num_batches_tracked').clone() for layer in layers]
-    pool = _PooledStatistics(layers) if variance == 'pooled' else None
+    pool = _Pools(layers) if variance == 'pooled' else None
     count = 0
     model.train()
     try:
@@ -83,45 +82,65 @@ def recalibrate_bn(
         raise ValueError('BN recalibration got no batch: give it at least one batch of training images')
 
 
+def tracking_layers(modules: Iterable[nn.Module]) -> list[_BatchNorm]:
+    """The batch norms of modules that keep running statistics, each once."""
+    layers = [m for module in modules for m in module.modules() if isinstance(m, _BatchNorm)]
+    return [m for m in dict.fromkeys(layers) if m.track_running_stats]
+
+
 def _buffer(layer: _BatchNorm, name: str) -> torch.Tensor:
     """A statistic of a layer that tracks them (PyTorch types it as optional)."""
     return layer.get_buffer(name)
 
 
-class _PooledStatistics:
+class PooledStatistics:
     """Mean and unbiased variance over all values of all batches, from the statistics of each batch."""
 
+    def __init__(self, like: torch.Tensor) -> None:
+        """Begin with nothing.
+
+        Args:
+            like: A tensor [C] with one value per channel.
+        """
+        self._count = 0
+        self._sum = torch.zeros_like(like, dtype=torch.float64)
+        self._squares = torch.zeros_like(self._sum)
+
+    def add(self, size: int, mean: torch.Tensor, var: torch.Tensor) -> None:
+        """Add a batch of ``size`` values per channel with this mean and unbiased variance [C]."""
+        mean = mean.double()
+        self._count += size
+        self._sum += size * mean
+        self._squares += (size - 1) * var.double() + size * mean**2
+
+    def write(self, mean: torch.Tensor, var: torch.Tensor) -> None:
+        """Put the pooled mean and variance [C] there, over the ranks of a process group as well."""
+        packed = torch.cat([self._sum, self._squares, self._sum.new_tensor([self._count])])
+        distributed.sum_(packed)
+        size = packed[-1]
+        pooled, mean_square = (packed[:-1] / size).chunk(2)
+        mean.copy_(pooled)
+        var.copy_((mean_square - pooled**2) * size / (size - 1))
+
+
+class _Pools:
+    """Pooled statistics of the layers of a path."""
+
     def __init__(self, layers: list[_BatchNorm]) -> None:
-        self.layers = layers
+        self.pools = {layer: PooledStatistics(_buffer(layer, 'running_mean')) for layer in layers}
         self.sizes: dict[nn.Module, int] = {}
-        self.counts = [0] * len(layers)
-        self.sums = [torch.zeros_like(_buffer(layer, 'running_mean'), dtype=torch.float64) for layer in layers]
-        self.squares = [torch.zeros_like(total) for total in self.sums]
         self.handles = [layer.register_forward_pre_hook(self._remember_size) for layer in layers]
 
     def _remember_size(self, layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
         self.sizes[layer] = args[0].numel() // args[0].shape[1]
 
     def add(self) -> None:
-        for i, layer in enumerate(self.layers):
-            n = self.sizes[layer]
-            mean = _buffer(layer, 'running_mean').double()
-            self.counts[i] += n
-            self.sums[i] += n * mean
-            self.squares[i] += (n - 1) * _buffer(layer, 'running_var').double() + n * mean**2
+        for layer, pool in self.pools.items():
+            pool.add(self.sizes[layer], _buffer(layer, 'running_mean'), _buffer(layer, 'running_var'))
 
     def write(self) -> None:
-        if not self.layers:
-            return
-        parts = zip(self.sums, self.squares, self.counts, strict=True)
-        packed = torch.cat([part for total, square, n in parts for part in (total, square, total.new_tensor([n]))])
-        distributed.sum_(packed)
-        lengths = [2 * len(total) + 1 for total in self.sums]
-        for layer, values in zip(self.layers, packed.split(lengths), strict=True):
-            size = values[-1]
-            mean, mean_square = (values[:-1] / size).chunk(2)
-            _buffer(layer, 'running_mean').copy_(mean)
-            _buffer(layer, 'running_var').copy_((mean_square - mean**2) * size / (size - 1))
+        for layer, pool in self.pools.items():
+            pool.write(_buffer(layer, 'running_mean'), _buffer(layer, 'running_var'))
 
     def close(self) -> None:
         for handle in self.handles:

@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ..spaces import Space
 from .tables import read_table
 
-__all__ = ['FIDELITIES', 'NATS_DATASETS', 'NATS_SEEDS', 'SOURCES', 'Truth', 'read_nats_bench', 'read_truth']
+__all__ = [
+    'FIDELITIES',
+    'NATS_DATASETS',
+    'NATS_SEEDS',
+    'SOURCES',
+    'Truth',
+    'load_truth',
+    'name_in',
+    'read_nats_bench',
+    'read_truth',
+]
 
 FIDELITIES = (12, 200)
 """Epochs of the two trainings of every network in NATS-Bench; the short one is a training of its own."""
@@ -59,6 +70,7 @@ class Truth:
         checksum: SHA-256 of the file, unpacked; of the API folder's list of networks.
         source: What the file is, if it is a known one.
         short: Accuracies after 12 epochs, [N], if the table has them beside longer ones.
+        repeats: Accuracies of single trainings, [S, N], if the table has them beside their mean.
     """
 
     keys: tuple[str, ...]
@@ -69,6 +81,17 @@ class Truth:
     checksum: str
     source: str | None = None
     short: np.ndarray | None = None
+    repeats: np.ndarray | None = None
+
+    def only(self, rows: Sequence[int]) -> Truth:
+        """The truth of some of the networks, by their rows [M]."""
+        return replace(
+            self,
+            keys=tuple(self.keys[row] for row in rows),
+            accuracies=self.accuracies[rows],
+            short=None if self.short is None else self.short[rows],
+            repeats=None if self.repeats is None else self.repeats[:, rows],
+        )
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""
@@ -81,6 +104,53 @@ class Truth:
         }
 
 
+def name_in(space: Space) -> Callable[[str], str]:
+    """Make one name, its digits, of all spellings of a network of a space; leave what is none of its networks."""
+
+    def name(text: str) -> str:
+        try:
+            return space.encode(space.decode(text))
+        except ValueError:
+            return text
+
+    return name
+
+
+def load_truth(
+    path: Path,
+    column: str,
+    *,
+    key: str = 'arch',
+    fidelity: int | None = None,
+    seeds: str | None = None,
+    normalize: Callable[[str], str] | None = None,
+) -> Truth:
+    """Read accuracies from a CSV table, or from the benchmark's own folder, which needs ``fidelity`` and ``seeds``.
+
+    Args:
+        path: The table or the folder.
+        column: The column of the accuracies, or the data set.
+        key: The column that names the network.
+        fidelity: As in ``read_truth`` and ``read_nats_bench``.
+        seeds: As in ``read_nats_bench``.
+        normalize: As in ``read_truth``.
+
+    Raises:
+        FileNotFoundError: If it is missing; says where tables come from.
+        ValueError: If it is no such table, or an argument is missing or wrong.
+    """
+    if not path.is_dir():
+        if seeds is not None:
+            raise ValueError('seeds is for the NATS-Bench folder; a CSV table has its seeds averaged or in columns')
+        return read_truth(path, column, key=key, fidelity=fidelity, normalize=normalize)
+    if fidelity is None or seeds is None:
+        raise ValueError(
+            f'{path} holds trainings of 12 and of 200 epochs and several seeds: give fidelity 12 or 200 and seeds '
+            f'{", ".join(NATS_SEEDS)}'
+        )
+    return read_nats_bench(path, dataset=column, fidelity=fidelity, seeds=seeds, normalize=normalize)
+
+
 def read_truth(
     path: Path,
     column: str,
@@ -89,7 +159,9 @@ def read_truth(
     fidelity: int | None = None,
     normalize: Callable[[str], str] | None = None,
 ) -> Truth:
-    """Read accuracies from a CSV table; a further column ``<column>_12ep`` holds accuracies after 12 epochs.
+    """Read accuracies from a CSV table.
+
+    Further columns are ``<column>_12ep`` with accuracies after 12 epochs, ``<column>_seed_<i>`` with single trainings.
 
     Args:
         path: The file, ``.csv`` or ``.csv.gz``.
@@ -111,6 +183,7 @@ def read_truth(
     if None not in (known, fidelity) and known != fidelity:
         raise ValueError(f'{path} holds accuracies after {known} epochs, not {fidelity}')
     short = f'{column}_12ep'
+    repeats = [name for name in table.cells if name.removeprefix(f'{column}_seed_').isdecimal()]
     return Truth(
         keys=table.keys,
         accuracies=accuracies,
@@ -120,6 +193,7 @@ def read_truth(
         checksum=table.checksum,
         source=source,
         short=table.numbers(short) if short in table.cells else None,
+        repeats=np.stack([table.numbers(name) for name in repeats]) if repeats else None,
     )
 
 

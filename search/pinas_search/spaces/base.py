@@ -105,10 +105,12 @@ class Choice:
     Attributes:
         name: The paper's name.
         meaning: What it computes, in a sentence; empty if there is nothing to say.
+        skip: Whether it hands its input on unchanged: searches collapse to networks that are mostly skips.
     """
 
     name: str
     meaning: str = ''
+    skip: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,20 @@ class Space(ABC):
     def subsets(self) -> Mapping[str, Callable[[ChoicePath], bool]]:
         """Sets of networks that rankings are reported on: name -> whether a valid path belongs; none by default."""
         return {}
+
+    def subset(self, name: str | None) -> Callable[[ChoicePath], bool]:
+        """Whether a valid path belongs to a named set; every path does for None.
+
+        Raises:
+            ValueError: If there is no such set.
+        """
+        if name is None:
+            return lambda path: True
+        if name not in self.subsets:
+            raise ValueError(
+                f'the set {name} is unknown: the named sets of {self.name} are {", ".join(self.subsets) or "none"}'
+            )
+        return self.subsets[name]
 
     @property
     def size(self) -> int:

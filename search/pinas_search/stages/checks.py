@@ -12,6 +12,8 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
+from ..randomness import generator
+from .rank import known_truth
 from .run import Run
 
 __all__ = ['check_run']
@@ -31,6 +33,8 @@ def check_run(run: Run, ranks: int = 1) -> None:
     config = run.config
     _check_ranges(config)
     _check_schedules(config)
+    if config.learn.nesterov and not config.learn.momentum:
+        raise ValueError('learn.nesterov needs learn.momentum above 0')
     if config.learn.sync_bn and run.device.type != 'cuda':
         raise ValueError(f'learn.sync_bn needs CUDA GPUs, the device is {run.device.type}: set it to false')
     if run.num_classes < 2:
@@ -42,12 +46,19 @@ def check_run(run: Run, ranks: int = 1) -> None:
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
             _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, ranks, which)
         method.check_batch_size(config.learn.batch_size)
+        method.optimizers(config.learn)
+        if config.retrain.start == 'inherited' and _trains_networks(config):
+            method.supernet.extract(run.space.sample(generator(config.seed, 'check')))
     if 'classifier' in run.needs:
         _check_batch('linear', len(splits.train), config.linear.batch_size, ranks)
-    retrained = splits.full_train if splits.test else splits.train
-    _check_batch('retrain', len(retrained), config.retrain.batch_size, ranks)
+    if _trains_networks(config):
+        retrained = splits.full_train if splits.test else splits.train
+        _check_batch('retrain', len(retrained), config.retrain.batch_size, ranks)
     run.strategy()
     run.check_scorer()
+    if config.truth.file is not None:
+        known_truth(run)
+    run.space.subset(config.truth.only)
     initial = getattr(run.strategy_options, 'initial', 0)
     if initial >= config.search.candidates:
         warnings.warn(
@@ -55,6 +66,10 @@ def check_run(run: Run, ranks: int = 1) -> None:
             f'{config.search.strategy} draws its first {initial} candidates at random, so all of them',
             stacklevel=2,
         )
+
+
+def _trains_networks(config: Config) -> bool:
+    return bool(config.retrain.top or config.retrain.random_paths or config.truth.trained_here)
 
 
 def _check_batch(stage: str, images: int, batch_size: int, ranks: int, which: str = '') -> None:
@@ -81,7 +96,7 @@ def _check_ranges(config: Any, prefix: str = '') -> None:
 
 def _check_schedules(config: Config) -> None:
     retrain, linear = config.retrain, config.linear
-    if retrain.warmup >= retrain.epochs:
+    if _trains_networks(config) and retrain.warmup >= retrain.epochs:
         warnings.warn(
             f'retrain.warmup_epochs is {retrain.warmup} and retrain.epochs {retrain.epochs}: the learning rate never '
             'arrives at retrain.lr',

@@ -1,4 +1,4 @@
-"""Stage 1: learn the supernet with the configured method."""
+"""Stage: learn the supernet with the configured method."""
 
 from __future__ import annotations
 
@@ -63,7 +63,8 @@ def learn(run: Run) -> None:
 
     def finish() -> None:
         _save_artifacts(method, stage.path)
-        run.finish(stage, seconds, steps=loop.total, method=config.method, ranks=ranks)
+        more = dict(steps=loop.total, steps_per_epoch=loop.per_epoch, method=config.method, ranks=ranks)
+        run.finish(stage, seconds, **more)
 
     distributed.first(finish)
 

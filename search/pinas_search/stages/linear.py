@@ -1,8 +1,9 @@
-"""Stage 2: linear evaluation. A classifier is trained on the frozen supernet, on a random path at each step."""
+"""Stage: linear evaluation. A classifier is trained on the frozen supernet, on a random path at each step."""
 
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,7 @@ from pinas_models.common.files import atomic_path
 
 from .. import distributed
 from ..randomness import seeded_scope
-from ..records import save_tensors
+from ..records import StageDir, save_tensors
 from .loop import Feed, Recipe, TrainLoop, TrainStep
 from .run import Run
 
@@ -20,18 +21,27 @@ __all__ = ['linear']
 
 
 def linear(run: Run) -> None:
-    """Train the classifier; writes ``linear/classifier.safetensors``.
+    """Train the classifier; writes ``linear/classifier.safetensors``, and one below it for each snapshot of learning.
 
     Batch norm uses batch statistics, as in the paper; its running statistics are not kept, they are recalibrated later.
 
     Raises:
         FileNotFoundError: If the learning stage has not finished.
     """
-    stage, config = run.stage('linear'), run.config.linear
+    stage = run.stage('linear')
     if run.skip(stage, needs='classifier'):
         return
+    for step, snapshot in distributed.first(lambda: run.snapshots):
+        folder = StageDir(stage.path / snapshot)
+        if distributed.first(partial(getattr, folder, 'done')) is None:
+            _train(run.variant(snapshot=snapshot), folder, f'linear (after {step} steps of learning)')
+    _train(run, stage, 'linear')
+
+
+def _train(run: Run, stage: StageDir, title: str) -> None:
+    config = run.config.linear
     output = stage.path / 'classifier.safetensors'
-    trained = run.path / 'learn' / 'classifier.safetensors'
+    trained = run.path / 'learn' / run.snapshot / 'classifier.safetensors'
 
     def take_trained() -> bool:
         if not trained.exists():
@@ -64,7 +74,7 @@ def linear(run: Run) -> None:
         step.update()
         return {'loss': loss.detach(), 'accuracy': (logits.argmax(1) == batch.labels).float().mean()}
 
-    recipe = Recipe('linear', 'linear', config.batch_size, config.epochs, config.checkpoint_seconds, config.max_steps)
+    recipe = Recipe(title, 'linear', config.batch_size, config.epochs, config.checkpoint_seconds, config.max_steps)
     feeds = {'train': Feed(run.splits.train, config.views)}
     loop = TrainLoop(run, stage, recipe, feeds, classifier, {'weights': optimizer})
     loop.watch(supernet)

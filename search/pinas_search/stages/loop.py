@@ -20,6 +20,7 @@ from pinas_models.common.progress import Progress
 from .. import distributed
 from ..config import ViewConfig
 from ..data import Batch, ImageSource, Part, epoch_batches
+from ..methods import apply_update
 from ..randomness import generator
 from ..records import StageDir
 from .run import Run
@@ -116,7 +117,7 @@ class TrainStep:
         """Add the gradients of a loss."""
         loss.backward()
 
-    def update(self, optimizer: str = 'weights') -> None:
+    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
         """Average the gradients over the ranks, step an optimizer, then drop all gradients.
 
         None, not zero: a block off the path gets neither momentum nor weight decay (the authors' optimizer hook).
@@ -124,7 +125,7 @@ class TrainStep:
         self._loop.compare_ranks(self.number)
         chosen = self._loop.optimizers[optimizer]
         distributed.reduce_gradients(p for group in chosen.param_groups for p in group['params'])
-        chosen.step()
+        apply_update(chosen, max_norm, lr_factor)
         self._loop.module.zero_grad(set_to_none=True)
 
 

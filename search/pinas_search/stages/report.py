@@ -1,4 +1,4 @@
-"""Stage 5: the page."""
+"""Stage: the page."""
 
 from __future__ import annotations
 

@@ -1,11 +1,9 @@
-"""Stage 4: train the winner, and others for comparison, as networks of their own."""
+"""Stage: train the winner, and others for comparison, as networks of their own."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
-import numpy as np
 import timm.optim
 import torch
 from timm.data import Mixup
@@ -19,15 +17,16 @@ from pinas_models.common.files import write_json
 
 from .. import distributed
 from ..data import sequential_batches
-from ..randomness import generator, seeded_scope
+from ..randomness import seeded_scope
 from ..records import Candidate, StageDir, Trials, read_json
 from ..scoring import Judgement, judge
 from ..spaces import ChoicePath
 from .loop import Feed, Recipe, Stateful, TrainLoop, TrainStep
 from .model import save_network
 from .run import Run
+from .workers import train_all
 
-__all__ = ['retrain']
+__all__ = ['Training', 'retrain', 'train_network']
 
 
 @dataclass(frozen=True)
@@ -39,12 +38,14 @@ class Training:
         path: The path.
         score: Its score in the search; None if nothing scored it.
         seed: Number of the training of this path, from 0.
+        keep: Whether the trained network is wanted, and not its accuracy alone.
     """
 
     name: str
     path: ChoicePath
     score: float | None
     seed: int
+    keep: bool = True
 
     @property
     def purpose(self) -> str:
@@ -63,17 +64,15 @@ def retrain(run: Run) -> None:
     stage = run.stage('retrain')
     if run.skip(stage):
         return
+    if not (run.config.retrain.top or run.config.retrain.random_paths):
+        distributed.first(lambda: run.finish(stage, 0.0, skipped='no network is to be retrained'))
+        return
     if not (run.path / 'search' / 'result.json').exists():
         raise FileNotFoundError(
             f'{run.path / "search" / "result.json"} is missing: run the stage search first (pinas-search search ...)'
         )
-    seconds = 0.0
-    for training in distributed.first(lambda: _plan(run, stage)):
-        folder = StageDir(stage.path / training.name)
-        if distributed.first(partial(getattr, folder, 'done')) is None:
-            _train(run, training, folder)
-        done = folder.done
-        seconds += done['seconds'] if done else 0.0
+    trainings = distributed.first(lambda: _plan(run, stage))
+    seconds = train_all(run, trainings, stage, train_network)
     distributed.first(lambda: run.finish(stage, seconds))
 
 
@@ -83,26 +82,14 @@ def _plan(run: Run, stage: StageDir) -> list[Training]:
     candidates = Trials(run.path / 'search' / 'journal.log', run.space).candidates()
     best = sorted(candidates, key=lambda candidate: candidate.order)[: config.top]
     paths = {'winner' if i == 0 else f'top-{i + 1}': run.space.decode(c.path) for i, c in enumerate(best)}
-    paths |= {f'random-{i}': path for i, path in enumerate(_random_paths(run, set(paths.values())))}
+    random = run.draw_paths(config.random_paths, 'retrain/random-paths', taken=set(paths.values()))
+    paths |= {f'random-{i}': path for i, path in enumerate(random)}
     scores = _scores(run, list(paths.values()), candidates, stage)
     return [
         Training(name if seed == 0 else f'{name}-seed-{seed}', path, scores.get(path), seed)
         for seed in range(config.seeds)
         for name, path in paths.items()
     ]
-
-
-def _random_paths(run: Run, taken: set[ChoicePath]) -> list[ChoicePath]:
-    """Distinct random paths under the limits of the search, none of them taken."""
-    count, stream = run.config.retrain.random_paths, generator(run.config.seed, 'retrain/random-paths')
-    paths: list[ChoicePath] = []
-    for _ in range(1000 * count):
-        path = run.space.sample(stream)
-        if path not in taken and path not in paths and run.limits.allow(run.space, np.array([path]))[0]:
-            paths.append(path)
-        if len(paths) == count:
-            break
-    return paths
 
 
 def _scores(run: Run, paths: list[ChoicePath], candidates: list[Candidate], stage: StageDir) -> dict[ChoicePath, float]:
@@ -122,7 +109,14 @@ def _scores(run: Run, paths: list[ChoicePath], candidates: list[Candidate], stag
     return {path: known[run.space.encode(path)] for path in paths}
 
 
-def _train(run: Run, training: Training, folder: StageDir) -> None:
+def train_network(run: Run, training: Training, folder: StageDir) -> None:
+    """Train one network with the recipe of ``retrain``, from its last checkpoint if there is one.
+
+    Args:
+        run: The run.
+        training: The network.
+        folder: Where its metrics, its result and, if it is kept, its weights go.
+    """
     config, seed, purpose = run.config.retrain, run.config.seed, training.purpose
     test = run.splits.test
     # Without a test split the held-out images measure the accuracy, so the training must not see them.
@@ -211,7 +205,8 @@ def _train(run: Run, training: Training, folder: StageDir) -> None:
             'epochs': config.epochs,
             'seed': training.seed,
         }
-        save_network(run, final, training.path, result, folder.path / 'model')
+        if training.keep:
+            save_network(run, final, training.path, result, folder.path / 'model')
         write_json(folder.path / 'result.json', result)
         run.finish(folder, seconds, steps=loop.total, ranks=ranks)
 

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from pinas_models.common.files import write_json
 
-from .. import distributed
-from ..config import Config, ViewConfig
+from .. import STAGES, distributed
+from ..config import Config, EvaluateConfig, ViewConfig
 from ..data import WHOLE, ImageSource, Part, Splits, load_splits, normalize, photometric
 from ..methods import Method
 from ..plugins import Kind, Plugin, find_plugin
 from ..randomness import generator, seeded_scope
 from ..records import StageDir, done_record, load_tensors, read_json
 from ..scoring import Scorer
-from ..spaces import Limits, Space
+from ..spaces import ChoicePath, Limits, Space
 from ..strategies import Strategy
 from ..supernets import Supernet
 
@@ -37,10 +39,33 @@ class Run:
     Attributes:
         config: The configuration.
         path: The run directory.
+        snapshot: Which moment of the learning stage is looked at: a folder below ``learn``; empty for its end.
+        workers: Processes that train or score networks side by side.
     """
 
     config: Config
     path: Path
+    snapshot: str = field(default='', kw_only=True)
+    workers: int = field(default=1, kw_only=True)
+
+    def variant(self, *, snapshot: str | None = None, evaluate: EvaluateConfig | None = None) -> Run:
+        """The same run, looked at another moment of the learning stage or with other settings of the evaluation."""
+        config = self.config
+        if evaluate is not None:
+            config = replace(config, search=replace(config.search, evaluate=evaluate))
+        other = replace(self, config=config, snapshot=self.snapshot if snapshot is None else snapshot)
+        if 'splits' in self.__dict__:  # the same images, read once
+            other.__dict__['splits'] = self.splits
+        return other
+
+    @property
+    def snapshots(self) -> list[tuple[int, str]]:
+        """Steps and folders of what the learning stage has kept before its end, in order; none before it has ended."""
+        folder = self.path / 'learn' / 'snapshots'
+        if self.stage('learn').done is None or not folder.is_dir():
+            return []
+        steps = sorted(int(f.name) for f in folder.iterdir() if f.name.isdecimal())
+        return [(step, f'snapshots/{step}') for step in steps]
 
     @cached_property
     def device(self) -> torch.device:
@@ -72,7 +97,8 @@ class Run:
             'scorer': (config.search.scorer, config.search.scorer_options),
         }
         if kind == 'supernet':
-            return find_plugin(kind, config.learn.supernet or self.space.supernet, config.learn.supernet_options)
+            own = getattr(self._plugin('method').module, 'SUPERNET', self.space.supernet)
+            return find_plugin(kind, config.learn.supernet or own, config.learn.supernet_options)
         return find_plugin(kind, *names[kind])
 
     @cached_property
@@ -134,6 +160,32 @@ class Run:
         """Move a module to the device, convolutions in channels-last order: about a quarter faster on CPUs and GPUs."""
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
+    def draw_paths(
+        self,
+        count: int,
+        purpose: str,
+        taken: Collection[ChoicePath] = (),
+        belongs: Callable[[ChoicePath], bool] = lambda path: True,
+    ) -> list[ChoicePath]:
+        """Draw distinct paths under the limits of the search; fewer than ``count`` if there are hardly so many.
+
+        Args:
+            count: How many.
+            purpose: Name of the random stream.
+            taken: Paths that are left out.
+            belongs: Which paths are wanted.
+        """
+        stream = generator(self.config.seed, purpose)
+        paths: list[ChoicePath] = []
+        for _ in range(1000 * count):
+            path = self.space.sample(stream)
+            new = path not in taken and path not in paths and belongs(path)
+            if new and self.limits.allow(self.space, np.array([path]))[0]:
+                paths.append(path)
+            if len(paths) == count:
+                break
+        return paths
+
     def strategy(self) -> Strategy:
         """The strategy of the search.
 
@@ -172,7 +224,7 @@ class Run:
         """
         method = self.build_method()
         for name, module in method.artifacts().items():
-            load_tensors(module, self.path / 'learn' / f'{name}.safetensors', 'learn')
+            load_tensors(module, self.path / 'learn' / self.snapshot / f'{name}.safetensors', 'learn')
         return self.place(method)
 
     def load_supernet(self) -> Supernet:
@@ -182,7 +234,7 @@ class Run:
             FileNotFoundError: If the learning stage has not finished.
         """
         supernet = self.build_supernet()
-        load_tensors(supernet, self.path / 'learn' / 'supernet.safetensors', 'learn')
+        load_tensors(supernet, self.path / 'learn' / self.snapshot / 'supernet.safetensors', 'learn')
         return self.place(supernet)
 
     def load_classifier(self) -> nn.Linear:
@@ -192,7 +244,7 @@ class Run:
             FileNotFoundError: If the linear stage has not finished.
         """
         classifier = nn.Linear(self.build_supernet().num_features, self.num_classes)
-        load_tensors(classifier, self.path / 'linear' / 'classifier.safetensors', 'linear')
+        load_tensors(classifier, self.path / 'linear' / self.snapshot / 'classifier.safetensors', 'linear')
         return classifier.to(self.device)
 
     def augment(
@@ -221,6 +273,13 @@ class Run:
         """Mark a stage as finished."""
         record = done_record(stage.path.relative_to(self.path).as_posix(), seconds, self.device, self.config.precision)
         stage.finish({**record, **more})
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """The stages that this configuration asks for, in order."""
+        truth = self.config.truth
+        asked = {'truth': truth.trained_here, 'rank': bool(truth)}
+        return tuple(stage for stage in STAGES if asked.get(stage, True))
 
     def skip(self, stage: StageDir, needs: str = '') -> bool:
         """Say whether a stage has nothing to do: finished already, or not needed by any later one."""

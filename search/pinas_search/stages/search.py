@@ -1,4 +1,4 @@
-"""Stage 3: search. A strategy proposes candidates, a scorer scores them, the study keeps them."""
+"""Stage: search. A strategy proposes candidates, a scorer scores them, the study keeps them."""
 
 from __future__ import annotations
 

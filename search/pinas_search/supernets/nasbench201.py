@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from ..spaces import ChoicePath, NASBench201Space, Space
-from ..spaces.nasbench201 import working_edges
+from ..spaces import NASBench201Space, Space
+from ..spaces.nasbench201 import working_choices, working_edges
 from ..spaces.nasbench201_network import (
     EDGES,
     NUM_NODES,
     CellNetwork,
+    ConvOperation,
     ReductionBlock,
     last_activation,
     make_operation,
     make_stem,
     run_cell,
 )
-from .base import Supernet
+from .base import GatedSupernet, Gates, weighted_sum
+from .graph import Graph
 
 __all__ = ['NASBench201Supernet', 'Options', 'create']
 
@@ -62,42 +65,21 @@ class SearchCell(nn.Module):
         """Run the operations of a valid path that its output needs: [N, C, H, W] -> [N, C, H, W]."""
         return run_cell(x, self.operations(path), working_edges(path))
 
-
-class SharedCell:
-    """A cell on one input for many paths: an edge is computed once for all paths that agree on what it depends on."""
-
-    def __init__(self, cell: SearchCell, x: torch.Tensor) -> None:
-        self._cell, self._input = cell, x
-        self._results: dict[int, dict[Hashable, torch.Tensor]] = {}  # source node -> results of its edges
-        self._last: Hashable = None  # how the last inner node came about
-
-    def __call__(self, path: ChoicePath) -> torch.Tensor:
-        """The output of the cell for a valid path."""
-        operations = self._cell.operations(path)
-        working = working_edges(path)
-        nodes: list[torch.Tensor] = [self._input]
-        origins: list[Hashable] = [()]
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Run the operations that have a gate and that the output needs: [N, C, H, W] -> [N, C, H, W]."""
+        nodes = [x]
+        working = working_choices(gates)
         for node in range(1, NUM_NODES):
-            incoming = [edge for edge in working if EDGES[edge][1] == node]
-            origin = tuple((edge, path[edge], origins[EDGES[edge][0]]) for edge in incoming)
-            results = [self._edge(key, operations, nodes) for key in origin]
-            nodes.append(sum(results[1:], results[0]) if results else self._input.mul(0.0))
-            origins.append(origin)
-            if node == NUM_NODES - 2 and origin != self._last:
-                self._results[node], self._last = {}, origin  # sorted paths do not come back to it
+            terms = [
+                (operations[choice](nodes[source]), gates[edge][choice])  # type: ignore[index]
+                for edge, ((source, target), operations) in enumerate(zip(EDGES, self.edges.values(), strict=True))
+                for choice in (working[edge] if target == node else ())
+            ]
+            nodes.append(weighted_sum(terms) if terms else x.mul(0.0))
         return nodes[-1]
 
-    def _edge(
-        self, key: tuple[int, int, Hashable], operations: Sequence[nn.Module], nodes: Sequence[torch.Tensor]
-    ) -> torch.Tensor:
-        source = EDGES[key[0]][0]
-        results = self._results.setdefault(source, {})
-        if key not in results:
-            results[key] = operations[key[0]](nodes[source])
-        return results[key]
 
-
-class NASBench201Supernet(Supernet):
+class NASBench201Supernet(GatedSupernet):
     """All networks of NAS-Bench-201 in one, as the benchmark's authors share weights (``TinyNetworkRANDOM``).
 
     Names are theirs: ``cells.{i}.edges.{target}<-{source}.{choice}.op.{1,2}``, without the classifier. Stem, the two
@@ -145,37 +127,37 @@ class NASBench201Supernet(Supernet):
             ValueError: If the path is not in the space.
         """
         path = self.space.validate(path)
-        return self._finish(self.cells[0](self.stem(x), path), path)
-
-    def run_many(
-        self, images: torch.Tensor, paths: Iterable[Sequence[int]]
-    ) -> Iterator[tuple[ChoicePath, torch.Tensor]]:
-        """Run many networks on the same images; the maps are those of ``forward``, bit for bit.
-
-        What they share is computed once: the stem, and in the first cell every edge with the same input and operation.
-        Valid where a module computes the same for every path: in eval mode, unless its statistics are calibrated for
-        each path.
-
-        Args:
-            images: Images [N, 3, H, W].
-            paths: The paths; they are run sorted, so that little has to be kept at a time.
-
-        Yields:
-            A path and its map behind the last batch norm and ReLU, [N, F, H / 4, W / 4].
-
-        Raises:
-            ValueError: If a path is not in the space, or the supernet is in training mode.
-        """
-        if self.training:
-            raise ValueError('networks share results in eval mode only: call eval() first')
-        shared = SharedCell(self.cells[0], self.stem(images))  # type: ignore[arg-type]
-        for path in sorted({self.space.validate(path) for path in paths}):
-            yield path, self._finish(shared(path), path)
-
-    def _finish(self, x: torch.Tensor, path: ChoicePath) -> torch.Tensor:
-        for cell in self.cells[1:]:
+        x = self.stem(x)
+        for cell in self.cells:
             x = cell(x, path) if isinstance(cell, SearchCell) else cell(x)
         return self.lastact(x)
+
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Weigh the outputs of operations, in all cells alike; see ``GatedSupernet``.
+
+        What cannot change the output is not computed, such as ``none``: its gate has no gradient, which would be 0.
+        """
+        self.check_gates(gates)
+        x = self.stem(x)
+        for cell in self.cells:
+            x = cell.forward_gated(x, gates) if isinstance(cell, SearchCell) else cell(x)
+        return self.lastact(x)
+
+    def lay_out(self, graph: Graph, path: Sequence[int]) -> int:
+        """A node for every layer; paths share the stem, and in the first cell what has the same input and operation.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        node = graph.add_in_turn(self.stem, graph.images)
+        for cell in self.cells:
+            if isinstance(cell, SearchCell):
+                node = _lay_out_cell(graph, node, cell.operations(path), working_edges(path))
+            elif isinstance(cell, ReductionBlock):
+                inner = _lay_out_convolution(graph, _lay_out_convolution(graph, node, cell.conv_a), cell.conv_b)
+                node = graph.add(torch.add, graph.add_in_turn(cell.downsample, node), inner)
+        return graph.add(F.relu, graph.add_in_turn(self.lastact[:1], node))
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
         """The modules that a path computes with weights: the shared ones and its convolutions that reach the output."""
@@ -237,3 +219,28 @@ def create(space: Space, options: Options) -> NASBench201Supernet:
     if not isinstance(space, NASBench201Space):
         raise ValueError(f'the supernet nasbench201 holds networks of NAS-Bench-201, not of {space.name}')
     return NASBench201Supernet(space, options.affine, options.track_running_stats)
+
+
+def _lay_out_convolution(graph: Graph, node: int, operation: ConvOperation) -> int:
+    _, convolution, norm = operation.op
+    return graph.add_in_turn((F.relu, convolution, norm), node)
+
+
+def _lay_out_cell(graph: Graph, node: int, operations: Sequence[nn.Module], edges: Sequence[int]) -> int:
+    """What ``run_cell`` computes."""
+    nodes = [node]
+    for target in range(1, NUM_NODES):
+        total = None
+        for edge in (edge for edge in edges if EDGES[edge][1] == target):
+            operation, result = operations[edge], nodes[EDGES[edge][0]]
+            if isinstance(operation, ConvOperation):
+                result = _lay_out_convolution(graph, result, operation)
+            elif not isinstance(operation, nn.Identity):
+                result = graph.add(operation, result, key=type(operation))  # no weights: the edges' are equal
+            total = result if total is None else graph.add(torch.add, total, result)
+        nodes.append(graph.add(_zeros, node) if total is None else total)
+    return nodes[-1]
+
+
+def _zeros(x: torch.Tensor) -> torch.Tensor:
+    return x.mul(0.0)
