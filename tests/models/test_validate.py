@@ -632,4 +632,12 @@ def test_disjoint_names_of_classes_are_told(home: Path, tmp_path: Path, capsys: 
     assert validate(home, tmp_path / 'data') == 0
     assert 'has the name of a class of the model' in capsys.readouterr().err
     assert validate(home, home / 'data') == 0
-    assert 'has the name of a class' not in capsys.readouterr().err
+    assert 'the name of a class' not in capsys.readouterr().err
+
+
+def test_names_that_fit_in_part_are_told(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in LABELS:
+        shutil.copytree(home / 'data' / label, tmp_path / 'data' / label)
+    (tmp_path / 'data' / LABELS[1]).rename(tmp_path / 'data' / 'misspelt')
+    assert validate(home, tmp_path / 'data') == 0
+    assert 'misspelt is no name of a class of the model' in capsys.readouterr().err

@@ -15,6 +15,7 @@ from pinas_search.randomness import seeded_scope
 
 TOYS = Path(__file__).parent / 'toys'
 METHOD_OPTIONS = {
+    'dna': {'teacher': 'pinas_mini'},
     'fbnetv2': {'warmup_epochs': 0},
     'nsas': {'archive_size': 2},
     'pinas': {'queue_size': 16, 'feature_dim': 16},
@@ -22,9 +23,11 @@ METHOD_OPTIONS = {
 # Methods that need more of a supernet than to run a path: space, its options, side of the images.
 METHOD_SPACES = {
     **dict.fromkeys(('gdas', 'nsas', 'proxylessnas', 'tunas'), ('nasbench201', {'channels': 4, 'num_cells': 1}, 8)),
+    'dna': ('mini', {}, 16),
     'fbnetv2': ('mini', {}, 16),
 }
 STRATEGY_OPTIONS = {
+    'arch2vec': {'graphs': 64, 'epochs': 1, 'initial': 8, 'candidates': 64, 'fit_epochs': 5},
     'lanas': {'initial': 8, 'min_leaf': 4},
     'pinas': {'initial': 8, 'selects': 4},
     'evolution': {'population': 8, 'parents': 3, 'mutations': 4},

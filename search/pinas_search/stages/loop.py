@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from pinas_models.common.progress import Progress
+from pinas_models.common.text import first_line
 
 from .. import distributed
 from ..config import ViewConfig
@@ -306,18 +307,25 @@ class TrainLoop:
 
     def _resume(self) -> tuple[int, float, dict[str, torch.Tensor]]:
         checkpoint = self.stage.load_checkpoint()
-        step = checkpoint['step'] if checkpoint else 0
+        progress: tuple[int, float, dict[str, torch.Tensor]] = (0, 0.0, {})
+        if checkpoint is not None:
+            try:
+                for key, item in self._state.items():
+                    item.load_state_dict(checkpoint[key])
+                self._drawn.update(checkpoint['drawn'])
+                sums = {key: value.to(self.run.device) for key, value in checkpoint['sums'].items()}
+                progress = int(checkpoint['step']), float(checkpoint['seconds']), sums
+            except Exception as error:  # what modules and optimizers raise for a state that is not theirs
+                raise ValueError(
+                    f'{self.stage.path / "checkpoint.pt"} does not fit this training ({first_line(error)}): delete it '
+                    'to begin the stage anew'
+                ) from error
         remedy = 'the run directory must lie on a file system that all machines share'
-        distributed.expect_equal(f'the checkpoint in {self.stage.path}', step, remedy)
-        distributed.first(lambda: self.stage.truncate_metrics(step))
+        distributed.expect_equal(f'the checkpoint in {self.stage.path}', progress[0], remedy)
+        distributed.first(lambda: self.stage.truncate_metrics(progress[0]))
         if checkpoint is None:
             distributed.broadcast(item for item in self._state.values() if isinstance(item, nn.Module))
-            return 0, 0.0, {}
-        for key, item in self._state.items():
-            item.load_state_dict(checkpoint[key])
-        self._drawn.update(checkpoint['drawn'])
-        sums = {key: value.to(self.run.device) for key, value in checkpoint['sums'].items()}
-        return checkpoint['step'], checkpoint['seconds'], sums
+        return progress
 
     def _save(self, step: int, seconds: float, sums: Mapping[str, torch.Tensor]) -> None:
         states = {key: item.state_dict() for key, item in self._state.items()}
