@@ -32,7 +32,7 @@ __all__ = [
 T = TypeVar('T')
 
 # What a run may change without becoming another run: where it is executed.
-_PLACE = ('device', 'threads', 'data.root', 'data.workers')
+_PLACE = ('device', 'threads', 'rank_timeout', 'compare_ranks', 'data.root', 'data.workers')
 
 # Options belong to the name beside which they were written.
 _OPTIONS_OF = {

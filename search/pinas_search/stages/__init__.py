@@ -6,7 +6,10 @@ from importlib import import_module
 from .. import STAGES
 from .run import Run
 
-__all__ = ['Run', 'stage_function']
+__all__ = ['RANKED', 'Run', 'stage_function']
+
+# Stages whose work the ranks share. The first rank runs the others alone.
+RANKED = frozenset({'learn', 'linear', 'retrain'})
 
 
 def stage_function(name: str) -> Callable[[Run], None]:

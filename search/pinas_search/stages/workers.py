@@ -18,6 +18,7 @@ import torch
 
 from pinas_models.common.progress import Progress
 
+from .. import distributed
 from ..records import StageDir, own
 from .loop import Interrupted
 from .run import Run
@@ -61,13 +62,13 @@ def train_all(
     Raises:
         ValueError: If a training fails or its process dies; the others keep what they have saved.
     """
-    waiting = [training for training in trainings if StageDir(stage.path / training.name).done is None]
+    waiting = distributed.first(lambda: [t for t in trainings if StageDir(stage.path / t.name).done is None])
     if run.workers == 1 or len(waiting) < 2:
         for training in waiting:
             train(run, training, StageDir(stage.path / training.name))
     else:
         _side_by_side(run, waiting, stage, train, len(trainings))
-    records = [StageDir(stage.path / training.name).done for training in trainings]
+    records = distributed.first(lambda: [StageDir(stage.path / training.name).done for training in trainings])
     return sum(record['seconds'] for record in records if record)
 
 
