@@ -125,7 +125,10 @@ def _check_optimizer(config: RetrainConfig) -> None:
         raise ValueError(
             f'retrain.optimizer is {config.optimizer!r}, which timm does not know; it knows {known}, ...'
         ) from error
-    scheduler, _ = create_scheduler_v2(optimizer, config.schedule, num_epochs=config.epochs)
+    try:
+        scheduler, _ = create_scheduler_v2(optimizer, config.schedule, num_epochs=config.epochs)
+    except ValueError:
+        scheduler = None
     if scheduler is None or not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(
             f'retrain.schedule is {config.schedule!r}, which timm does not know; it knows cosine, tanh, step, '
