@@ -141,7 +141,6 @@ class Dna(Method):
             StudentBlock(supernet, positions, own, *ends)
             for positions, own, ends in zip(_blocks(supernet), owned, zip(enter, leave, strict=True), strict=True)
         ]
-        self._adams: dict[str, torch.optim.Adam] = {}
         # The teacher is a function of the configuration: it is not saved with every checkpoint.
         self.register_state_dict_post_hook(_drop_teacher)
         self.register_load_state_dict_pre_hook(_add_teacher)
@@ -158,12 +157,12 @@ class Dna(Method):
 
     def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
         """An Adam per block."""
-        rates = [self._lr(i) for i in range(len(self.blocks))]
-        self._adams = {
+        ends = (0, len(self.blocks) - 1)
+        rates = [self.options.lr_ends if i in ends else self.options.lr for i in range(len(self.blocks))]
+        return {
             f'block-{i}': torch.optim.Adam(block.parameters, rate, weight_decay=self.options.weight_decay)
             for i, (block, rate) in enumerate(zip(self.blocks, rates, strict=True), start=1)
         }
-        return dict(self._adams)
 
     def step(self, step: Step) -> dict[str, torch.Tensor]:
         """Draw a path; each block imitates the teacher along its part of it and is updated."""
@@ -171,14 +170,12 @@ class Dna(Method):
         with torch.no_grad(), step.autocast():
             taught = self.teach(images)
         losses = {}
-        for i, (block, name) in enumerate(zip(self.blocks, self._adams, strict=True)):
-            for group in self._adams[name].param_groups:
-                group['lr'] = self._lr(i) * self.options.lr_decay**step.epoch
+        for i, block in enumerate(self.blocks, start=1):
             with step.autocast():  # which keeps the loss in float32
-                loss = F.mse_loss(block(taught[i], path), taught[i + 1])
+                loss = F.mse_loss(block(taught[i - 1], path), taught[i])
             step.backward(loss)
-            step.update(name)
-            losses[name] = loss.detach()
+            step.update(f'block-{i}', lr_factor=self.options.lr_decay**step.epoch)
+            losses[f'block-{i}'] = loss.detach()
         return {'loss': torch.stack(list(losses.values())).mean(), **losses}
 
     def teach(self, images: torch.Tensor) -> list[torch.Tensor]:
@@ -212,9 +209,6 @@ class Dna(Method):
                     # Normalises by the batch and leaves its running statistics alone.
                     layer.train()
                     layer.track_running_stats = False
-
-    def _lr(self, block: int) -> float:
-        return self.options.lr_ends if block in (0, len(self.blocks) - 1) else self.options.lr
 
 
 class BlockRating:
