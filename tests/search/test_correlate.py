@@ -95,6 +95,24 @@ def test_a_report_of_two_tables(tables):
         assert words in done.stdout
 
 
+def test_seeds_of_a_predictor_are_averaged_and_widen_the_interval(tables):
+    folder, truth, good, bad = tables
+    arguments = ('truth.csv.gz', '--space', 'nasbench201', '--samples', 200, '--out', 'seeds.json')
+    done = correlate(folder, 'good.csv,bad.csv', *arguments, '--against', 'bad.csv,good.csv')
+    assert done.returncode == 0, done.stderr
+    report = json.loads((folder / 'seeds.json').read_text())
+    taus = [kendall_tau(good, truth), kendall_tau(bad, truth)]
+    assert report['seed_taus'] == pytest.approx(taus)
+    assert report['kendall_tau'] == pytest.approx(np.mean(taus))
+    assert report['chosen'] == [SPACE.encode(CELLS[int(np.argmax(scores))]) for scores in (good, bad)]
+    assert report['chosen_true'] == pytest.approx(np.mean([truth[np.argmax(good)], truth[np.argmax(bad)]]))
+    low, high = report['kendall_tau_interval']  # a draw of two seeds may be twice the good one or twice the bad one
+    assert low < taus[1] + 0.2
+    assert high > taus[0] - 0.2
+    assert report['against'][0]['difference'] == pytest.approx(0)
+    assert f'mean of 2 seeds: {taus[0]:+.3f}, {taus[1]:+.3f}' in done.stdout
+
+
 def test_the_same_seed_gives_the_same_report(tables):
     folder = tables[0]
     texts = []

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..scoring.ranking import FEW, compare_taus, ranking_report, trivial_predictors
-from ..scoring.tables import Table, join, read_table, unmatched
+from ..scoring.tables import join, read_table, unmatched
 from ..scoring.truth import FIDELITIES, NATS_SEEDS, load_truth
 from ..spaces import Space, mini, nasbench201, resnest50
 
@@ -25,15 +26,35 @@ examples:
   pinas-search correlate predictions.csv truth.csv --truth accuracy
   pinas-search correlate predictions.csv nasbench201_200ep.csv.gz --space nasbench201 --only 729 --out report.json
   pinas-search correlate pinas.csv nasbench201_200ep.csv.gz --space nasbench201 --against spos.csv
+  pinas-search correlate pinas0.csv,pinas1.csv TRUTH.csv.gz --against spos0.csv,spos1.csv    # seeds of each
   pinas-search correlate predictions.csv NATS-tss-v1_0-3ffb9-simple --space nasbench201 --fidelity 200 --seeds mean
 """
 
 _SPACES: dict[str, Callable[[], Space]] = {'nasbench201': nasbench201, 'resnest50': resnest50, 'mini': mini}
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """Scores from one or several seeds.
+
+    Attributes:
+        name: Names of the files.
+        keys: The networks.
+        scores: Scores [S, N].
+        checksum: SHA-256 of the files.
+    """
+
+    name: str
+    keys: tuple[str, ...]
+    scores: np.ndarray
+    checksum: str
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument('predictions', type=Path, metavar='PREDICTIONS.csv', help='scores of networks')
+    parser.add_argument(
+        'predictions', metavar='PREDICTIONS.csv', help='scores of networks; A.csv,B.csv are seeds of one predictor'
+    )
     parser.add_argument('truth_file', type=Path, metavar='TRUTH.csv', help='true accuracies, or the NATS-Bench folder')
     parser.add_argument('--key', default='arch', help='column that names the network (default: arch)')
     parser.add_argument('--truth-key', metavar='KEY', help='the same in TRUTH.csv, if it has another name there')
@@ -45,7 +66,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--seeds', choices=NATS_SEEDS, help='seeds of the accuracies; NATS-Bench needs it')
     parser.add_argument('--space', choices=tuple(_SPACES), help='space of the networks: adds what costs alone predict')
     parser.add_argument('--only', metavar='SET', help='a set of networks of the space, such as 729 of nasbench201')
-    parser.add_argument('--against', type=Path, action='append', default=[], metavar='OTHER.csv', help='compare with')
+    parser.add_argument('--against', action='append', default=[], metavar='OTHER.csv', help='compare with; or seeds')
     parser.add_argument('--seed', type=int, default=0, help='seed of bootstrap and permutations (default: 0)')
     parser.add_argument('--samples', type=int, default=1000, help='bootstrap samples, and permutations (default: 1000)')
     parser.add_argument('--out', type=Path, metavar='REPORT.json', help='write all statistics as JSON')
@@ -68,10 +89,7 @@ def run(args: argparse.Namespace) -> int:
     normalize = None if space is None else lambda text: space.encode(space.decode(text))
     belongs = _membership(space, args.only)
 
-    predictions = read_table(args.predictions, args.key, normalize)
-    scores = predictions.numbers(args.score)
-    others = [read_table(path, args.key, normalize) for path in args.against]
-    other_scores = [table.numbers(args.score) for table in others]
+    predictions, *others = (_read(names, args, normalize) for names in (args.predictions, *args.against))
     truth = load_truth(
         args.truth_file,
         args.truth,
@@ -91,27 +109,27 @@ def run(args: argparse.Namespace) -> int:
             + ('; --space knows both spellings of a cell' if space is None else '')
         )
     rows, columns = kept[joined.left], known[joined.right]
-    values, accuracies = scores[rows], truth.accuracies[columns]
+    values, accuracies = predictions.scores[:, rows], truth.accuracies[columns]
     trivial = {} if space is None else trivial_predictors(space, [space.decode(key) for key in joined.keys])
     if truth.short is not None:
         trivial['12-epoch accuracy'] = truth.short[columns]
     # One stream per purpose: the interval does not depend on how many tables are compared.
     streams = np.random.default_rng(args.seed).spawn(1 + len(others))
     report = ranking_report(values, accuracies, streams[0], samples=args.samples, known=len(known), trivial=trivial)
-    best = int(np.argmax(values))
+    chosen = [joined.keys[int(row.argmax())] for row in values]
     report |= {
-        'chosen': joined.keys[best],
+        'chosen': chosen[0] if len(chosen) == 1 else chosen,
         'space': args.space,
         'only': args.only,
         'recalibrated': None,  # a table does not say it
         'calibration_images': None,
-        'predictions': {'file': args.predictions.name, 'column': args.score, 'checksum': predictions.checksum},
+        'predictions': {'file': predictions.name, 'column': args.score, 'checksum': predictions.checksum},
         'truth': truth.facts(),
         'unmatched': {'predictions': len(joined.only_left), 'truth': len(joined.only_right)},
         'seed': args.seed,
         'against': [
-            _compare(table, theirs, joined.keys, values, accuracies, stream, args.samples)
-            for table, theirs, stream in zip(others, other_scores, streams[1:], strict=True)
+            _compare(other, joined.keys, values, accuracies, stream, args.samples)
+            for other, stream in zip(others, streams[1:], strict=True)
         ],
     }
     _print(report, joined.only_left, joined.only_right)
@@ -133,23 +151,33 @@ def _select(keys: Sequence[str], belongs: Callable[[str], bool]) -> np.ndarray:
     return np.array([row for row, key in enumerate(keys) if belongs(key)], dtype=np.int64)
 
 
+def _read(names: str, args: argparse.Namespace, normalize: Callable[[str], str] | None) -> Predictor:
+    """Read a table, or the tables of several seeds, of which the networks that all know are kept."""
+    paths = [Path(names)] if Path(names).exists() else [Path(name) for name in names.split(',')]
+    tables = [read_table(path, args.key, normalize) for path in paths]
+    shared = set.intersection(*(set(table.keys) for table in tables))
+    keys = tuple(key for key in tables[0].keys if key in shared)
+    scores = [table.numbers(args.score)[join(table.keys, keys).left] for table in tables]
+    checksum = ','.join(table.checksum for table in tables)
+    return Predictor(','.join(path.name for path in paths), keys, np.stack(scores), checksum)
+
+
 def _compare(
-    table: Table,
-    theirs: np.ndarray,
+    other: Predictor,
     keys: tuple[str, ...],
     values: np.ndarray,
     accuracies: np.ndarray,
     generator: np.random.Generator,
     samples: int,
 ) -> dict[str, Any]:
-    """Compare with another table on the networks that it has too."""
-    joined = join(table.keys, keys)
+    """Compare with another predictor on the networks that it has too."""
+    joined = join(other.keys, keys)
     if len(joined.keys) < 2:
-        raise ValueError(f'{table.path} shares {len(joined.keys)} networks with the others, a ranking needs two')
+        raise ValueError(f'{other.name} shares {len(joined.keys)} networks with the others, a ranking needs two')
     here = joined.right
-    comparison = compare_taus(values[here], theirs[joined.left], accuracies[here], generator, samples)
+    comparison = compare_taus(values[:, here], other.scores[:, joined.left], accuracies[here], generator, samples)
     return {
-        'file': table.path.name,
+        'file': other.name,
         'n': comparison.n,
         'difference': comparison.difference,
         'interval': list(comparison.interval),
@@ -169,12 +197,18 @@ def _print(report: dict[str, Any], only_left: tuple[str, ...], only_right: tuple
     print()
     constant = '  all scores are the same' if report['constant'] else ''
     print(f'tau-b              {report["kendall_tau"]:+.3f}  95 % [{low:+.3f}, {high:+.3f}]{constant}')
+    if report['seeds'] > 1:
+        print(
+            f'                   mean of {report["seeds"]} seeds: '
+            + ', '.join(f'{t:+.3f}' for t in report['seed_taus'])
+        )
     print(f'p-value            {report["p_value"]:.4f}  ({report["samples"]} permutations)')
     print(f'Spearman           {report["spearman"]:+.3f}')
     print(f'weighted tau       {report["weighted_tau"]:+.3f}')
     top = report['top_tenth_tau']
     print(f'tau in top tenth   {"-" if top is None else f"{top:+.3f}"}')
-    print(f'chosen, true       {report["chosen_true"]:.4g}  ({report["chosen"]})')
+    chosen = report['chosen'] if isinstance(report['chosen'], str) else ', '.join(report['chosen'])
+    print(f'chosen, true       {report["chosen_true"]:.4g}  ({chosen})')
     print(f'best, true         {report["best_true"]:.4g}  (regret {report["regret"]:.3g})')
     print()
     names = list(report['precision_at'])

@@ -268,7 +268,7 @@ def ranking_report(
     """All statistics by name, as ``report.json`` has them.
 
     Args:
-        scores: Scores [N].
+        scores: Scores [N], or [S, N] of several seeds: statistics are their means, and the interval is over seeds too.
         truth: True accuracies [N].
         generator: Where the samples of intervals and test come from.
         samples: Bootstrap samples, and permutations.
@@ -278,10 +278,16 @@ def ranking_report(
     Raises:
         ValueError: As ``kendall_tau``.
     """
-    _check(scores, truth, single=True)
+    rows, truth = _check(scores, truth)
     counts = top_counts(len(truth))
+
+    def mean(statistic: Callable[..., float], *args: int) -> float:
+        return float(np.mean([statistic(row, truth, *args) for row in rows]))
+
     return {
         'n': len(truth),
+        'seeds': len(rows),
+        'seed_taus': [kendall_tau(row, truth) for row in rows],
         'kendall_tau': kendall_tau(scores, truth),
         'constant': is_constant(scores),
         'kendall_tau_interval': list(kendall_tau_interval(scores, truth, generator, samples)),
@@ -289,12 +295,12 @@ def ranking_report(
         'samples': samples,
         'spearman': spearman(scores, truth),
         'weighted_tau': weighted_tau(scores, truth),
-        'precision_at': {name: precision_at(scores, truth, k) for name, k in counts.items()},
+        'precision_at': {name: mean(precision_at, k) for name, k in counts.items()},
         'top_tenth_tau': top_tenth_tau(scores, truth),
-        'best_rank_at': {name: best_rank_at(scores, truth, k) for name, k in counts.items()},
-        'chosen_true': chosen_true(scores, truth),
+        'best_rank_at': {name: mean(best_rank_at, k) for name, k in counts.items()},
+        'chosen_true': mean(chosen_true),
         'best_true': best_true(truth),
-        'regret': regret(scores, truth),
+        'regret': mean(regret),
         'coverage': coverage(len(truth), len(truth) if known is None else known),
         'trivial': {name: kendall_tau(values, truth) for name, values in (trivial or {}).items()},
     }

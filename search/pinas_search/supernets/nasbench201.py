@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -150,14 +150,14 @@ class NASBench201Supernet(GatedSupernet):
             ValueError: If the path is not in the space.
         """
         path = self.space.validate(path)
-        node = _in_turn(graph, graph.images, self.stem)
+        node = graph.add_in_turn(self.stem, graph.images)
         for cell in self.cells:
             if isinstance(cell, SearchCell):
                 node = _lay_out_cell(graph, node, cell.operations(path), working_edges(path))
-            else:
+            elif isinstance(cell, ReductionBlock):
                 inner = _lay_out_convolution(graph, _lay_out_convolution(graph, node, cell.conv_a), cell.conv_b)
-                node = graph.add(torch.add, _in_turn(graph, node, cell.downsample), inner)
-        return graph.add(F.relu, _in_turn(graph, node, self.lastact[:1]))
+                node = graph.add(torch.add, graph.add_in_turn(cell.downsample, node), inner)
+        return graph.add(F.relu, graph.add_in_turn(self.lastact[:1], node))
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
         """The modules that a path computes with weights: the shared ones and its convolutions that reach the output."""
@@ -221,15 +221,9 @@ def create(space: Space, options: Options) -> NASBench201Supernet:
     return NASBench201Supernet(space, options.affine, options.track_running_stats)
 
 
-def _in_turn(graph: Graph, node: int, modules: Iterable[nn.Module]) -> int:
-    for module in modules:
-        node = graph.add(module, node)
-    return node
-
-
 def _lay_out_convolution(graph: Graph, node: int, operation: ConvOperation) -> int:
     _, convolution, norm = operation.op
-    return _in_turn(graph, graph.add(F.relu, node), (convolution, norm))
+    return graph.add_in_turn((F.relu, convolution, norm), node)
 
 
 def _lay_out_cell(graph: Graph, node: int, operations: Sequence[nn.Module], edges: Sequence[int]) -> int:
