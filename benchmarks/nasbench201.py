@@ -22,7 +22,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hardware import processor
+from hardware import description
 from scipy import stats
 from torch import nn
 from torch.nn import functional as F
@@ -45,6 +45,7 @@ def main() -> None:
     parser.add_argument('--threads', type=int, default=1)
     parser.add_argument('--cells', type=int, default=729, help='cells of the 729 that are scored')
     parser.add_argument('--chunk', type=int, default=81, help='cells that are scored together')
+    parser.add_argument('--chunks', type=int, help='time this many of the chunks; all if not given')
     parser.add_argument('--plain-cells', type=int, default=27, help='cells that the plain loop is timed on')
     parser.add_argument('--calibration', type=int, default=2000, help='images that each cell is recalibrated on')
     parser.add_argument('--images', type=int, default=3000)
@@ -52,10 +53,13 @@ def main() -> None:
     parser.add_argument('--channels', type=int, default=8)
     parser.add_argument('--repeats', type=int, default=3)
     parser.add_argument('--samples', type=int, default=1000)
+    parser.add_argument('--only-scores', action='store_true', help='leave out 2. and 3.')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    print(f'{processor()}, {args.threads} thread(s), torch {torch.__version__}')
+    print(description())
     score_cells(args)
+    if args.only_scores:
+        return
     train_step(args)
     correlate(args)
 
@@ -65,7 +69,7 @@ def score_cells(args: argparse.Namespace) -> None:
     cells = list(itertools.product((2, 3, 4), repeat=6))
     order = np.random.default_rng(0).permutation(len(cells))
     cells = sorted(cells[i] for i in order[: args.cells])
-    chunks = [cells[i : i + args.chunk] for i in range(0, len(cells), args.chunk)]
+    chunks = [cells[i : i + args.chunk] for i in range(0, len(cells), args.chunk)][: args.chunks]
     few = np.random.default_rng(1).permutation(len(cells))[: min(args.plain_cells, len(cells))]
     for track in (True, False):
         _score_cells(args, track, chunks, [cells[i] for i in few])
@@ -82,7 +86,7 @@ def _score_cells(
     classifier = nn.Linear(supernet.num_features, 10)
     start = time.process_time()
     evaluator = _evaluator(supernet, classifier, args)
-    calibration, scored = [x for x, _ in evaluator._calibration()], list(evaluator._scored())
+    calibration, scored = [x for x, _ in evaluator._images.calibration()], list(evaluator._images.scored())
     images_time = time.process_time() - start  # once for all cells, in both ways
     labels = torch.cat([y for _, y in scored])
 

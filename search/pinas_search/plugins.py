@@ -35,6 +35,7 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         'resnest_masked': 'supernets.resnest_masked',
     },
     'method': {
+        'dna': 'methods.dna',
         'fairnas': 'methods.fairnas',
         'fbnetv2': 'methods.fbnetv2',
         'gdas': 'methods.gdas',
@@ -46,13 +47,19 @@ BUILTIN: Mapping[Kind, Mapping[str, str]] = {
         'wpl': 'methods.wpl',
     },
     'strategy': {
+        'arch2vec': 'strategies.arch2vec',
         'evolution': 'strategies.evolution',
         'lanas': 'strategies.lanas',
         'optuna': 'strategies.optuna',
         'pinas': 'strategies.pinas',
         'random': 'strategies.random',
     },
-    'scorer': {'accuracy': 'scoring.accuracy', 'cost': 'scoring.cost', 'method': 'scoring.method'},
+    'scorer': {
+        'accuracy': 'scoring.accuracy',
+        'arch2vec': 'scoring.arch2vec',
+        'cost': 'scoring.cost',
+        'method': 'scoring.method',
+    },
 }
 _KEYS: Mapping[Kind, str] = {
     'space': 'space',

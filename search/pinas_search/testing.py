@@ -273,7 +273,7 @@ def check_method(
     shares = [stream.share for stream in method.streams.values()]
     _expect(0 < sum(shares) <= 1 + 1e-9, f'the shares of the streams add up to {sum(shares)}')
     optimizers = method.optimizers(config)
-    _expect('weights' in optimizers, 'optimizers() has none called weights')
+    _expect(bool(optimizers), 'optimizers() has none')
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     for values in train_in_memory(method, optimizers, range(2), **shape):
         _expect('loss' in values, 'a step returns no loss')

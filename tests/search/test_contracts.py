@@ -15,6 +15,7 @@ from pinas_search.randomness import seeded_scope
 
 TOYS = Path(__file__).parent / 'toys'
 METHOD_OPTIONS = {
+    'dna': {'teacher': 'pinas_mini'},
     'fbnetv2': {'warmup_epochs': 0},
     'nsas': {'archive_size': 2},
     'pinas': {'queue_size': 16, 'feature_dim': 16},
@@ -22,9 +23,11 @@ METHOD_OPTIONS = {
 # Methods that need more of a supernet than to run a path: space, its options, side of the images.
 METHOD_SPACES = {
     **dict.fromkeys(('gdas', 'nsas', 'proxylessnas', 'tunas'), ('nasbench201', {'channels': 4, 'num_cells': 1}, 8)),
+    'dna': ('mini', {}, 16),
     'fbnetv2': ('mini', {}, 16),
 }
 STRATEGY_OPTIONS = {
+    'arch2vec': {'graphs': 64, 'epochs': 1, 'initial': 8, 'candidates': 64, 'fit_epochs': 5},
     'lanas': {'initial': 8, 'min_leaf': 4},
     'pinas': {'initial': 8, 'selects': 4},
     'evolution': {'population': 8, 'parents': 3, 'mutations': 4},
@@ -157,7 +160,7 @@ def test_all_choices_of_a_position_get_a_gradient_and_one_update() -> None:
 
 @pytest.mark.parametrize('name', ['evolution', 'pinas'])
 def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
-    """The best of 120, mean over 8 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
+    """The best of 120, mean over 4 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
     mini = space('mini')
     weights = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)).numpy()
 
@@ -170,6 +173,6 @@ def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
         return max(observation.value for observation in proposer.history)
 
     options = {'evolution': {'population': 20, 'parents': 5, 'mutations': 10}, 'pinas': {'initial': 40}}[name]
-    ours = [best(name, options, seed) for seed in range(8)]
-    chance = [best('random', {}, seed) for seed in range(8)]
-    assert sum(ours) / 8 > sum(chance) / 8
+    ours = [best(name, options, seed) for seed in range(4)]
+    chance = [best('random', {}, seed) for seed in range(4)]
+    assert sum(ours) > sum(chance)

@@ -13,7 +13,15 @@ from .fields import (
     ViewConfig,
     plain_views,
 )
-from .files import builtin_configs, check_run_dir, parse_config, parse_options, to_yaml, write_config
+from .files import (
+    builtin_configs,
+    check_run_dir,
+    parse_config,
+    parse_options,
+    read_run_config,
+    to_yaml,
+    write_config,
+)
 
 __all__ = [
     'Config',
@@ -31,6 +39,7 @@ __all__ = [
     'parse_config',
     'parse_options',
     'plain_views',
+    'read_run_config',
     'to_yaml',
     'write_config',
 ]

@@ -188,8 +188,9 @@ class SearchConfig:
     """Which candidates are scored.
 
     Attributes:
-        strategy: ``lanas``, ``pinas`` (the authors' greedy search), ``evolution``, ``random``, ``optuna:NAME`` with a
-            sampler of Optuna (``optuna:TPESampler``), or any importable module with ``Options`` and ``create``.
+        strategy: ``lanas``, ``pinas`` (the authors' greedy search), ``evolution``, ``random``, ``arch2vec``,
+            ``optuna:NAME`` with a sampler of Optuna (``optuna:TPESampler``), or any importable module with ``Options``
+            and ``create``.
         options: Options of the strategy, see its ``Options``.
         candidates: Number of candidates to score; may be raised after the search has finished, which then goes on.
         limits: Largest allowed costs, by name: ``{params: 3e6, macs: 1e9}``.

@@ -91,7 +91,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers by name. The learning rate of ``weights`` follows the configured schedule, others are its own."""
+        """Optimizers by name. The learning rate of ``weights`` follows the configured schedule, others are its own.
+
+        A method whose recipe fixes the schedule has none called ``weights``.
+        """
 
     @abstractmethod
     def step(self, step: Step) -> dict[str, torch.Tensor]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..config import LearnConfig
+from ..config.types import Fraction
 from ..spaces import ChoicePath
 from ..supernets import Supernet
 from .base import PathMethod, decay_no_norms, sgd
@@ -23,13 +24,13 @@ class Options:
         label_smoothing: Label smoothing of the cross entropy.
     """
 
-    label_smoothing: float = 0.1
+    label_smoothing: Fraction = 0.1
 
 
 class Spos(SupervisedMethod, PathMethod):
     """A uniform path per step, cross entropy with labels. Blocks off the path get no gradient, momentum or decay."""
 
-    def __init__(self, supernet: Supernet, num_classes: int, *, label_smoothing: float = 0.1) -> None:
+    def __init__(self, supernet: Supernet, num_classes: int, *, label_smoothing: Fraction = 0.1) -> None:
         """Add a classifier to a supernet; see ``SupervisedMethod``."""
         super().__init__(supernet, num_classes, label_smoothing)
 

@@ -17,12 +17,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .base import AdditiveSpace, Choice, ChoicePath, CostTable, Description, Group
+from .graph import Graph, line_graph
 from .nasbench201_network import EDGES, NUM_NODES, OPERATIONS, CellNetwork
 
 __all__ = ['NASBench201Space', 'Options', 'create', 'nasbench201', 'working_choices', 'working_edges']
 
 _NONE, _SKIP, _POOL = (OPERATIONS.index(name) for name in ('none', 'skip_connect', 'avg_pool_3x3'))
 _LAST = NUM_NODES - 1
+# The order of arch2vec's vocabulary, so that its weights fit.
+_VOCABULARY = ('nor_conv_1x1', 'nor_conv_3x3', 'avg_pool_3x3', 'skip_connect', 'none')
 _EDGE_NAMES = tuple(f'{target}<-{source}' for source, target in EDGES)
 _MEANINGS = (
     'Nothing: the edge is not there.',
@@ -229,6 +232,14 @@ class NASBench201Space(AdditiveSpace):
             note=_NOTE,
             edges=EDGES,
         )
+
+    def graph(self, path: Sequence[int]) -> Graph:
+        """A cell as arch2vec sees it: its six operations are the nodes, between an input and an output.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        return line_graph(self.describe(), self.validate(path), [OPERATIONS.index(name) for name in _VOCABULARY])
 
     def _measure_costs(self) -> CostTable:
         # One network per operation holds every (edge, operation) once. All edges of a network cost the same, but

@@ -53,6 +53,11 @@ def check_run(run: Run) -> None:
     if config.truth.file is not None:
         known_truth(run)
     run.space.subset(config.truth.only)
+    if _trains_networks(config) and splits.test is None and not len(splits.held_out):
+        raise ValueError(
+            'there are neither test nor held-out images to measure the retrained networks on: set data.test_split, or '
+            'data.held_out_per_class above 0'
+        )
     initial = getattr(run.strategy_options, 'initial', 0)
     if initial >= config.search.candidates:
         warnings.warn(
