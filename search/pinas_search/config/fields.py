@@ -90,7 +90,7 @@ class LearnConfig:
     """Supernet learning.
 
     Attributes:
-        method: How the supernet is trained: ``pinas``, ``spos``, ``fairnas``, ``fbnetv2``, ``gdas``, ``nsas``,
+        method: How the supernet is trained: ``pinas``, ``spos``, ``dna``, ``fairnas``, ``fbnetv2``, ``gdas``, ``nsas``,
             ``proxylessnas``, ``tunas``, ``wpl``, or any importable module with ``Options`` and ``create``.
         options: Options of the method, see its ``Options``.
         supernet: The network whose paths are trained, by name or module; if None the one that the method brings, such
