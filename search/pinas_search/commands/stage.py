@@ -51,9 +51,9 @@ class StageCommand:
         """
         import torch
 
-        from ..config import check_run_dir, parse_config, to_yaml
+        from ..config import parse_config, to_yaml
         from ..records import own
-        from ..stages import Run, stage_function
+        from ..stages import Run, run_stages
         from ..stages.checks import check_run
 
         written = args.out / 'config.yaml' if args.out else None
@@ -75,12 +75,8 @@ class StageCommand:
             print(f'nothing to object: {run.space.name} with {run.space.size:,} networks, {run.num_classes} classes')
             return 0
         with own(run.path):
-            if self.stages != ('report',):
-                check_run_dir(config, run.path)
-                run.note_classes()
             try:
-                for stage in run.stages if self.stages == STAGES else self.stages:
-                    stage_function(stage)(run)
+                run_stages(run, run.stages if self.stages == STAGES else self.stages)
             except KeyboardInterrupt as error:
                 print('pinas-search: interrupted; the same command goes on from here', file=sys.stderr)
                 return 128 + getattr(error, 'number', 2)

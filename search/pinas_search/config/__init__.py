@@ -13,7 +13,17 @@ from .fields import (
     ViewConfig,
     plain_views,
 )
-from .files import builtin_configs, check_run_dir, parse_config, parse_options, to_yaml, write_config
+from .files import (
+    Settings,
+    builtin_configs,
+    check_run_dir,
+    differences,
+    parse_config,
+    parse_options,
+    read_yaml,
+    to_yaml,
+    write_config,
+)
 
 __all__ = [
     'Config',
@@ -24,13 +34,16 @@ __all__ = [
     'RankConfig',
     'RetrainConfig',
     'SearchConfig',
+    'Settings',
     'TruthConfig',
     'ViewConfig',
     'builtin_configs',
     'check_run_dir',
+    'differences',
     'parse_config',
     'parse_options',
     'plain_views',
+    'read_yaml',
     'to_yaml',
     'write_config',
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -18,7 +19,17 @@ from pinas_models.common.text import nearest, one_line
 from .. import STAGES
 from .fields import Config
 
-__all__ = ['builtin_configs', 'check_run_dir', 'parse_config', 'parse_options', 'to_yaml', 'write_config']
+__all__ = [
+    'Settings',
+    'builtin_configs',
+    'check_run_dir',
+    'differences',
+    'parse_config',
+    'parse_options',
+    'read_yaml',
+    'to_yaml',
+    'write_config',
+]
 
 T = TypeVar('T')
 
@@ -38,16 +49,28 @@ _OPTIONS_OF = {
 _BOUNDS = {'v>0': 'must be above 0', 'v>=0 and v<=1': 'must lie in 0..1', 'v>=0': 'must not be negative'}
 
 
+class Settings(NamedTuple):
+    """Settings that are no configuration file of their own.
+
+    Attributes:
+        where: Where they stand, for messages.
+        values: Keys, dotted or nested, and values.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+
+
 def builtin_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with the package."""
     return packaged_configs('pinas_search', '*.yaml')
 
 
-def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
+def parse_config(sources: Sequence[str | Settings], overrides: Sequence[str]) -> Config:
     """Read a configuration.
 
     Args:
-        sources: Files or names of built-in configurations, later ones win.
+        sources: Files or names of built-in configurations, or settings; later ones win.
         overrides: ``key=value`` with dotted keys; values are YAML.
 
     Returns:
@@ -68,8 +91,17 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
                 arguments.append(f'--{options}={{}}')
 
     for source in sources:
+        if isinstance(source, Settings):
+            content = _flatten(source.values)
+            _check_keys(content, source.where)
+            forget_options(content)
+            arguments += [
+                f'--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}'
+                for key, value in content.items()
+            ]
+            continue
         path = find_file(source, builtin_configs())
-        content = _flatten(_read_yaml(path))
+        content = _flatten(read_yaml(path))
         _check_keys(content, str(path))
         forget_options(content)
         arguments.append(f'--config={path}')
@@ -89,7 +121,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     return _unbound(Config(**{field.name: values[field.name] for field in fields(Config)}))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; an empty file is an empty one.
 
     Raises:
@@ -148,7 +180,7 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     path = run_dir / 'config.yaml'
     if path.exists():
         # A setting that the file lacks is newer than the run, which did what its default does.
-        before = _flatten(_read_yaml(path))
+        before = _flatten(read_yaml(path))
         inside = {key[: dot.start()] for key in before for dot in re.finditer(r'\.', key)}
         defaults = _flatten(_plain(asdict(Config())))
         before |= {key: value for key, value in defaults.items() if key not in before and key not in inside}
@@ -171,6 +203,17 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
                 'choose another --out, or delete the folders of the stages to run anew'
             )
     write_config(config, path)
+
+
+def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> value of the first and of the second configuration, where they differ; None where it has none."""
+    first, second = (_flatten(_plain(asdict(c))) for c in (config, other))
+    # An empty mapping of options is no setting beside those of the other one.
+    return {
+        key: (first.get(key), second.get(key))
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key) != second.get(key) and {} not in (first.get(key), second.get(key))
+    }
 
 
 def _parse(parser: ArgumentParser, arguments: list[str] | dict[str, Any]) -> Any:
