@@ -133,7 +133,7 @@ def draw_tau_lines(
             axes.plot(line.seeds, [y] * len(line.seeds), '|', color='black', markersize=9, label='single seeds')
         if line.reported is not None:
             value, deviation = line.reported
-            look = dict(fmt='D', color=_ORANGE, markersize=5, linewidth=0.9, capsize=2)
+            look: dict[str, Any] = dict(fmt='D', color=_ORANGE, markersize=5, linewidth=0.9, capsize=2)
             axes.errorbar(value, y + 0.28, xerr=deviation, label='reported by the authors', **look)
     for y, (_, tau) in enumerate(simple, start=len(lines)):
         axes.plot([tau], [y], 's', color='white', markeredgecolor=_GREY, label='without training')

@@ -1,4 +1,4 @@
-"""Long tasks with a folder each: one after the other in this process, or several at a time in processes of their own."""
+"""Long tasks with a folder each: one after the other in this process, or several at a time in processes."""
 
 from __future__ import annotations
 

@@ -28,6 +28,11 @@ __all__ = ['Row', 'Table', 'draw', 'make_table', 'to_csv', 'to_markdown']
 # Columns of predictions that are no score of their own.
 _NO_SCORES = ('arch', 'score', 'accuracy', 'cross_entropy', 'seconds')
 _DASH = '-'
+_CSV_COLUMNS = (
+    *('run', 'kind', 'seeds', 'seeds_asked', 'n', 'tau', 'low', 'high', 'p_value', 'constant', 'seed_taus'),
+    *('difference', 'difference_low', 'difference_high', 'verdict', 'chosen', 'chosen_true', 'regret'),
+    *('images', 'forward_passes', 'backward_passes', 'seconds', 'paper_tau'),
+)
 PAPER_SD = 0.14
 """Standard deviation of a tau of 13 networks, which the paper's are of."""
 
@@ -268,34 +273,9 @@ def _costs(run: StudyRun, folders: Mapping[int, Path]) -> dict[str, Any]:
 
 def to_csv(table: Table) -> str:
     """The table as CSV: a line per row, then one per trivial predictor, whose cells are empty but for its tau."""
-    header = [
-        'run',
-        'kind',
-        'seeds',
-        'seeds_asked',
-        'n',
-        'tau',
-        'low',
-        'high',
-        'p_value',
-        'constant',
-        'seed_taus',
-        'difference',
-        'difference_low',
-        'difference_high',
-        'verdict',
-        'chosen',
-        'chosen_true',
-        'regret',
-        'images',
-        'forward_passes',
-        'backward_passes',
-        'seconds',
-        'paper_tau',
-    ]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator='\n')
-    writer.writerow(header)
+    writer.writerow(_CSV_COLUMNS)
     for row in table.rows:
         cells = [row.name, 'run', ' '.join(map(str, row.seeds)), row.asked, row.n, row.tau, *row.interval, row.p_value]
         cells += [row.constant, ' '.join(map(repr, row.seed_taus))]
@@ -303,7 +283,7 @@ def to_csv(table: Table) -> str:
         cells += [' '.join(row.chosen), row.chosen_true, row.regret]
         writer.writerow([*cells, row.images, row.forward, row.backward, round(row.seconds, 3), row.paper])
     for name, tau in table.trivial.items():
-        writer.writerow([name, 'trivial', None, None, None, tau, *[None] * (len(header) - 6)])
+        writer.writerow([name, 'trivial', None, None, None, tau, *[None] * (len(_CSV_COLUMNS) - 6)])
     return text.getvalue()
 
 
