@@ -26,7 +26,11 @@ def describe(study: Study, out: Path) -> str:
         lines.append(f'the truth, {base.config.truth.networks} networks, is trained once in {out / "truth"}')
     for run in study.runs:
         seeds = ', '.join(map(str, run.configs))
-        passes = '' if run.passes is None else f', {run.passes.forward} forward and {run.passes.backward} backward'
+        passes = (
+            ''
+            if run.passes is None
+            else f', {run.passes.forward:g} forward and {run.passes.backward:g} backward passes'
+        )
         lines.append(f'\n{run.name}  seeds {seeds}{passes}{"  (the baseline)" if run is base else ""}')
         for key, (value, before) in differences(run.config, base.config).items():
             if key != 'seed':

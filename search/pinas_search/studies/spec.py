@@ -13,7 +13,7 @@ from pinas_models.common.text import nearest
 
 from .. import STAGES
 from ..config import Config, Settings, differences, parse_config, parse_options, read_yaml
-from ..config.types import NonNegativeInt
+from ..config.types import NonNegativeFloat, NonNegativeInt
 
 __all__ = ['Passes', 'Study', 'StudyRun', 'builtin_studies', 'read_study']
 
@@ -22,15 +22,15 @@ _NAME = re.compile(r'[A-Za-z0-9][A-Za-z0-9_.-]*')
 
 @dataclass(frozen=True)
 class Passes:
-    """Network passes of one batch per step of learning.
+    """Network passes of one batch per step of learning, on average over the steps.
 
     Attributes:
         forward: Forward passes, the teacher's included.
         backward: Backward passes.
     """
 
-    forward: NonNegativeInt
-    backward: NonNegativeInt
+    forward: NonNegativeFloat
+    backward: NonNegativeFloat
 
 
 @dataclass(frozen=True)

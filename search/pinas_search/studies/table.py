@@ -265,8 +265,8 @@ def _costs(run: StudyRun, folders: Mapping[int, Path]) -> dict[str, Any]:
     passes = run.passes
     return {
         'images': learned + linear,
-        'forward': None if passes is None else learned * passes.forward + linear,
-        'backward': None if passes is None else learned * passes.backward,
+        'forward': None if passes is None else round(learned * passes.forward) + linear,
+        'backward': None if passes is None else round(learned * passes.backward),
         'seconds': seconds / len(folders),
     }
 
@@ -324,6 +324,8 @@ def _interval(interval: tuple[float, float]) -> str:
 
 
 def _compute(row: Row) -> str:
+    if not row.images:
+        return _DASH
     if row.forward is None or row.backward is None:
         return f'{_count(row.images)} images'
     return f'{_count(row.forward)} forward, {_count(row.backward)} backward'
