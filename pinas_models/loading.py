@@ -139,7 +139,9 @@ def _create(source: str, **args: Any) -> nn.Module:
         with explain_weights(repository):
             return timm.create_model(source, **args)
     except _WRONG_WEIGHTS as error:
-        raise ValueError(f'cannot open {source}: {one_line(error, _LONGEST)}') from error
+        damaged = scheme == 'hf-hub' and isinstance(error, SafetensorError)
+        remedy = f'; "pinas-models verify {repository}" gets a damaged file again' if damaged else ''
+        raise ValueError(f'cannot open {source}: {one_line(error, _LONGEST)}{remedy}') from error
     except TypeError as error:
         if 'unexpected keyword argument' not in str(error):
             raise

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 FIXTURES = Path(__file__).parent / 'fixtures'
 
@@ -133,6 +134,30 @@ def filled_state_dict(
                 filled[first] = tensor.to(dtype) if tensor.is_floating_point() else tensor
             tensors[name.removeprefix(prefix)] = filled[first]
     return tensors
+
+
+def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+    """Give every vector of a network, statistics included, values that their neighbours do not have."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith('running_var'):
+                tensor.uniform_(0.5, 1.5, generator=generator)
+            elif tensor.is_floating_point() and tensor.ndim == 1:
+                tensor.add_(torch.empty_like(tensor).normal_(0, 0.1, generator=generator))
+    return model
+
+
+class OperatorLog(TorchDispatchMode):
+    """The names of the operators that ran, in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(str(func))
+        return func(*args, **(kwargs or {}))
 
 
 def assert_close(actual: Any, expected: np.ndarray, label: str = '', rtol: float = RTOL, atol: float = ATOL) -> None:

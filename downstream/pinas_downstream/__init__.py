@@ -5,7 +5,8 @@
 - It registers the names below, once for mmdet, mmseg and plain mmengine configs. What stands behind them is imported
   when a config asks for it: the import itself loads neither torch nor mmdet nor mmseg.
 - Where mmcv was installed without its compiled operators, it serves those that Mask R-CNN needs from torchvision.
-- It replaces mmengine's reading of checkpoints by one that executes nothing from a file.
+- It replaces mmengine's reading of checkpoints by one that executes nothing from a file, and lets mmcv open images of
+  the named formats of ours only where it uses Pillow, which would start Ghostscript.
 - It lets ``_base_ = 'mmseg::...'`` find the configs of the fork of mmseg, from the next config on.
 
 The forks of mmdet and mmseg may have been imported before; the originals cannot be, without compiled operators.
@@ -67,9 +68,16 @@ def _secure(module: Any) -> None:
     secure(module)
 
 
+def _name_formats(module: Any) -> None:
+    from .patches.images import name_formats
+
+    name_formats(module)
+
+
 serve_operators()
 mend_late_imports()
 after_import('mmengine.runner.checkpoint', _secure)
+after_import('mmcv.image.io', _name_formats)
 find_configs_of_mmseg()
 for _name in _MODULES:
     _register(_name)

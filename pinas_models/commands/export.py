@@ -15,8 +15,8 @@ __all__ = ['EXAMPLES', 'HELP', 'add_arguments', 'run']
 HELP = 'write a model as ONNX, TorchScript or torch.export file'
 EXAMPLES = """The file takes batches of any size. Its outputs are compared with the model's, by onnxruntime or
 PyTorch, for several batch sizes (and image sizes with --dynamic-size); it is kept only if they are equal to 1e-4 of the
-largest. It holds the images' mean, std and so on as JSON under the name preprocessing. What runs it needs neither this
-package nor timm.
+largest. It holds the images' mean, std and so on as JSON under the name preprocessing, and the names of the classes
+under classes. What runs it needs neither this package nor timm.
 
 exit code:
   0 if the file was written, 1 if it computes something else than the model, 2 for a mistake

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -64,7 +65,9 @@ def run_command(
     except (ValueError, OSError) as error:
         if args.debug:
             raise
-        print(f'{prog} {args.command}: error: {one_line(error)}', file=sys.stderr)
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        remedy = '; make room, then the same command goes on' if full else ''
+        print(f'{prog} {args.command}: error: {one_line(error)}{remedy}', file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f'{prog} {args.command}: interrupted', file=sys.stderr)

@@ -23,6 +23,8 @@ __all__ = ['LOG_IN', 'explain_download', 'explain_upload', 'explain_weights']
 
 LOG_IN = 'log in with "hf auth login", or set HF_TOKEN to a token that may write'
 
+_NO_HUB = 'the server does not answer as a Hub does; is HF_ENDPOINT right?'
+
 # The base of errors of the HTTP library that huggingface_hub uses: it has changed with the versions.
 _HTTP_ERROR: type[Exception] = HfHubHTTPError.__mro__[1]
 
@@ -61,7 +63,7 @@ def explain_download(repo_id: str, hint: str = '') -> Iterator[None]:
     """
     try:
         yield
-    except (_HTTP_ERROR, EntryNotFoundError, HFValidationError, OSError, RuntimeError) as error:
+    except (_HTTP_ERROR, EntryNotFoundError, HFValidationError, OSError, RuntimeError, json.JSONDecodeError) as error:
         raise FileNotFoundError(f'cannot get {repo_id} from {constants.ENDPOINT}: {_reason(error)}{hint}') from error
 
 
@@ -86,7 +88,7 @@ def explain_upload(repo_id: str) -> Iterator[None]:
             'that have arrived are not sent again'
         ) from error
     except json.JSONDecodeError as error:
-        raise ConnectionError(f'{constants.ENDPOINT} does not answer as a Hub does; is HF_ENDPOINT right?') from error
+        raise ConnectionError(f'{constants.ENDPOINT}: {_NO_HUB}') from error
     except (_HTTP_ERROR, OSError) as error:
         status = _http_status(error)
         if status == 401:
@@ -113,7 +115,11 @@ def _reason(error: BaseException) -> str:
         return 'it has no such revision'
     if isinstance(error, LocalEntryNotFoundError):
         cause = 'HF_HUB_OFFLINE is set' if constants.HF_HUB_OFFLINE else 'there is no connection'
+        if (status := _http_status(error.__cause__)) is not None:  # it has answered, and then the cache was asked
+            cause = f'the answer was HTTP {status}' + (', try again later' if status >= 500 else '')
         return f'it is not in the cache, and {cause}'
+    if isinstance(error, json.JSONDecodeError):
+        return _NO_HUB
     if isinstance(error, EntryNotFoundError):
         return 'it holds no weights'
     if constants.HF_HUB_OFFLINE and isinstance(error, ConnectionError):
@@ -125,6 +131,6 @@ def _reason(error: BaseException) -> str:
     return first_line(error)
 
 
-def _http_status(error: BaseException) -> int | None:
+def _http_status(error: BaseException | None) -> int | None:
     """Status code of an answer that was an error; None if there was no answer."""
     return getattr(getattr(error, 'response', None), 'status_code', None)

@@ -10,7 +10,7 @@ from typing import IO
 import numpy as np
 from PIL import Image, ImageOps
 
-__all__ = ['FORMATS', 'MAX_PIXELS', 'opened', 'to_mode', 'upright']
+__all__ = ['FORMATS', 'MAX_PIXELS', 'check_size', 'opened', 'to_mode', 'upright']
 
 FORMATS = ('BMP', 'GIF', 'JPEG', 'PNG', 'PPM', 'TIFF', 'WEBP')  # EPS, for one, starts Ghostscript
 MAX_PIXELS = 178_956_970  # where Pillow refuses, too, unless it is told otherwise
@@ -28,9 +28,18 @@ def opened(file: str | Path | IO[bytes]) -> Iterator[Image.Image]:
         ValueError: If it has more than ``MAX_PIXELS``.
     """
     with Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise ValueError(f'it has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read')
+        check_size(image)
         yield image
+
+
+def check_size(image: Image.Image) -> None:
+    """Refuse an image before it is decoded.
+
+    Raises:
+        ValueError: If it has more than ``MAX_PIXELS``.
+    """
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f'it has {image.width} x {image.height} pixels; at most {MAX_PIXELS:,} are read')
 
 
 def upright(image: Image.Image) -> Image.Image:

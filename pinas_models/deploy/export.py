@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from ..common.files import atomic_path
 from ..common.text import first_line
+from ..evaluation.labels import class_names
 from ..evaluation.protocols import data_config
 from .fuse import fold_batch_norms, fuse
 
@@ -112,7 +113,8 @@ def export(
 
     The file is loaded again, by onnxruntime or PyTorch, and both run on random images: several batch sizes and, with
     ``dynamic_size``, several image sizes. Only then it gets its name. It holds a text ``preprocessing`` (metadata in
-    ONNX, an extra file in the other formats): JSON with what timm knows about the images, such as mean and std.
+    ONNX, an extra file in the other formats): JSON with what timm knows about the images, such as mean and std; and,
+    where the names of the classes are known, ``classes``: JSON with ``labels`` and ``descriptions`` in their order.
 
     Args:
         model: A network in eval mode with float32 parameters on the CPU, of one input and one output.
@@ -155,6 +157,8 @@ def export(
     metadata = {}
     if channels in (1, 3):  # what timm knows is about colour or grey images
         metadata['preprocessing'] = json.dumps({**data_config(model), 'input_size': shapes[0][1:]})
+    if names := class_names(model):
+        metadata['classes'] = json.dumps(names._asdict(), ensure_ascii=False)
     samples = [_sample(model, shape) for shape in shapes]
 
     # ONNX has no operator for the interpolation in FusedSplitAttn: its parts would take longer than what they replace.
@@ -167,7 +171,8 @@ def export(
             if format == 'onnx':
                 opset = _write_onnx(source, example, file, dynamic_size, opset, metadata)
             elif format == 'torchscript':
-                torch.jit.script(source).save(file, _extra_files=metadata)
+                # Through a buffer: torch's own writer ends the whole process on a full disk.
+                file.write_bytes(torch.jit.script(source).save_to_buffer(_extra_files=metadata))
             else:
                 _write_torch_export(source, example, file, dynamic_size, metadata)
         if len(os.listdir(folder)) > 1:
@@ -196,6 +201,8 @@ def _explained(what: str) -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter('ignore')
             yield
+    except OSError:  # a full disk, most likely
+        raise
     # TorchScript's compiler and onnxruntime raise subclasses of Exception itself, PyTorch's exporters about anything.
     except Exception as error:
         raise ValueError(f'{what}: {first_line(error)}') from error

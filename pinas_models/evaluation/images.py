@@ -96,10 +96,14 @@ class LabelledImages(TimmImages):
             self._target_map = {index: labels.index(name) for name, index in self.class_to_index.items()}
             return ''
         warning = ''
-        if labels and self.class_to_index and not self.has_class_map and set(self.class_to_index).isdisjoint(labels):
+        if labels and self.class_to_index and not self.has_class_map:
+            strange = [name for name in self.class_to_index if name not in labels]
+            if len(strange) == len(self.class_to_index):
+                found = f'no class of {self.source} ({first_names(strange)}) has the name of a class of the model'
+            else:
+                found = f'of the classes of {self.source}, {first_names(strange)} is no name of a class of the model'
             warning = (
-                f'no class of {self.source} ({first_names(self.class_to_index)}) has the name of a class of the model '
-                f'({first_names(labels)}): class i is taken for class i of the model; a class map would tell'
+                f'{found} ({first_names(labels)}): class i is taken for class i of the model; a class map would tell'
             )
         count = max(self.class_to_index.values()) + 1 if self.class_to_index else None
         if count is not None and count > num_classes:

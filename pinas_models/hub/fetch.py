@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import validate_repo_id
 
 from ..common.hub import explain_download
 from ..loading import resolve_name
-from .folder import CONFIG, PUBLISHED
+from .folder import CHECKSUMS, CONFIG, PUBLISHED, wrong_checksums
 
 __all__ = ['check_repo_id', 'find_folder']
 
 
 def find_folder(name: str, revision: str | None = None) -> tuple[Path, str]:
-    """Find a model folder; one of the Hub is downloaded to the cache.
+    """Find a model folder; one of the Hub is downloaded to the cache, again if its checksums are wrong there.
 
     Args:
         name: A folder, ``ORG/name`` of the Hub, or one of them with its scheme: ``local-dir:`` or ``hf-hub:``. A folder
@@ -42,10 +42,18 @@ def find_folder(name: str, revision: str | None = None) -> tuple[Path, str]:
     repo_id, _, tagged = rest.partition('@')
     check_repo_id(repo_id)
     with explain_download(repo_id, '' if on_hub else f'; and there is no folder {name}'):
-        snapshot = Path(snapshot_download(repo_id, revision=revision or tagged or None, allow_patterns=list(PUBLISHED)))
+        snapshot = _download(repo_id, revision or tagged or None)
+        if (snapshot / CHECKSUMS).is_file() and wrong_checksums(snapshot) and not constants.HF_HUB_OFFLINE:
+            # A file that arrived damaged would stay in the cache for good.
+            snapshot = _download(repo_id, revision or tagged or None, force_download=True)
     if not (snapshot / CONFIG).is_file():
         raise FileNotFoundError(f'{repo_id} is no model of timm: it has no {CONFIG}')
     return snapshot, f'{repo_id} on the Hub, commit {snapshot.name}'
+
+
+def _download(repo_id: str, revision: str | None, force_download: bool = False) -> Path:
+    patterns = list(PUBLISHED)
+    return Path(snapshot_download(repo_id, revision=revision, allow_patterns=patterns, force_download=force_download))
 
 
 def check_repo_id(repo_id: str) -> None:

@@ -19,12 +19,12 @@ from torch import nn
 
 from .config import LearnConfig
 from .data import Batch, Splits
-from .methods import Method
+from .methods import Method, apply_update
 from .randomness import generator
 from .spaces import Limits, Space
 from .stages import Run
 from .strategies import Proposer, SpaceExhaustedError, Strategy
-from .supernets import Graph, Supernet
+from .supernets import GatedSupernet, Graph, Supernet
 
 __all__ = [
     'GivenRun',
@@ -109,6 +109,10 @@ def check_supernet(supernet: Supernet, image_size: int = 32) -> None:
             inside = classifier(supernet.features(supernet(images, path)))
             outside = supernet.extract(path, classifier)(images)
         _expect(torch.equal(inside, outside), f'extract({path}) computes something else than the supernet')
+        if isinstance(supernet, GatedSupernet):
+            with torch.no_grad():
+                gated = supernet.forward_gated(images, [{choice: torch.ones(())} for choice in path])
+                _expect(torch.equal(gated, supernet(images, path)), f'gates of 1 on {path} are not that path')
     restored = copy.deepcopy(supernet)
     restored.load_state_dict(supernet.state_dict())
     pointers = [t.data_ptr() for t in supernet.state_dict().values() if t.numel()]
@@ -222,9 +226,9 @@ class MemoryStep:
         """Add the gradients of a loss."""
         loss.backward()
 
-    def update(self, optimizer: str = 'weights') -> None:
+    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
         """Step an optimizer, then drop all gradients."""
-        self.all_optimizers[optimizer].step()
+        apply_update(self.all_optimizers[optimizer], max_norm, lr_factor)
         self.method.zero_grad(set_to_none=True)
 
 
@@ -269,7 +273,7 @@ def check_method(
     shares = [stream.share for stream in method.streams.values()]
     _expect(0 < sum(shares) <= 1 + 1e-9, f'the shares of the streams add up to {sum(shares)}')
     optimizers = method.optimizers(config)
-    _expect('weights' in optimizers, 'optimizers() has none called weights')
+    _expect(bool(optimizers), 'optimizers() has none')
     before = {name: p.detach().clone() for name, p in method.named_parameters()}
     for values in train_in_memory(method, optimizers, range(2), **shape):
         _expect('loss' in values, 'a step returns no loss')

@@ -1,14 +1,43 @@
 """The adapter comes before the OpenMMLab packages that the tests import; and data for configurations, in seconds."""
 
+import gc
 import json
+from functools import cache
 
+import mmengine.config.config
+import mmengine.config.utils
+import mmengine.runner.runner
 import numpy as np
 import pytest
 from mmengine.registry import DefaultScope
 from PIL import Image
 from small_runs import DETECTOR, SEGMENTOR, train
+from yapf.yapflib import yapf_api
 
 import pinas_downstream  # noqa: F401
+
+
+def _as_it_is(text, **options):
+    return text, True
+
+
+@pytest.fixture(scope='session', autouse=True)
+def what_mmengine_repeats_is_done_once():
+    """Most of the time of two iterations is none of the training.
+
+    mmengine formats the configuration seven times, and at every start reads the index of all of mmdet's and asks the
+    compiler for its version. The code of a configuration runs without the format. Programs in processes of their own
+    (``test_tools.py``) are as they come.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(yapf_api, 'FormatCode', _as_it_is)  # the forks import it when they need it
+        patch.setattr(mmengine.config.config, 'FormatCode', _as_it_is, raising=False)
+        patch.setattr(mmengine.config.utils, '_get_cfg_metainfo', cache(mmengine.config.utils._get_cfg_metainfo))
+        patch.setattr(mmengine.runner.runner, 'collect_env', cache(mmengine.runner.runner.collect_env))
+        gc.collect()
+        gc.freeze()  # datasets collect garbage when they have read their files: what is imported is none
+        yield
+        gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

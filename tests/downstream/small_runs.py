@@ -27,6 +27,9 @@ SMALL = {
         'default_hooks.logger.interval=1',
     ],
 }
+# Where the evaluation is not what is tested.
+WITHOUT_VALIDATION = ['default_hooks.checkpoint.save_best=None']
+WITHOUT_VALIDATION += [f'val_{name}=None' for name in ('cfg', 'dataloader', 'evaluator')]
 
 
 def train(config, data_root, work_dir, *options, flags=(), like=None):

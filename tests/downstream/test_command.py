@@ -8,7 +8,7 @@ import pytest
 from mmengine.config import Config
 from PIL import Image
 from pycocotools import mask as rle
-from small_runs import DETECTOR, SEGMENTOR, SMALL_TEST, log_of, scalars_of, train
+from small_runs import DETECTOR, SEGMENTOR, SMALL_TEST, WITHOUT_VALIDATION, log_of, scalars_of, train
 
 from pinas_downstream.cli import main
 from pinas_downstream.config import apply_options, builtin_configs, find_config, load_config
@@ -39,7 +39,8 @@ def test_two_iterations_of_the_detector(trained_detector):
 )
 def test_the_twins_and_the_large_networks_train(config, like, channels, tiny_pennfudan, tiny_camvid, tmp_path):
     data_root = tiny_pennfudan if like == DETECTOR else tiny_camvid
-    assert train(config, data_root, tmp_path, 'model.backbone.init_cfg=None', like=like) == 0
+    options = ['model.backbone.init_cfg=None', *WITHOUT_VALIDATION]
+    assert train(config, data_root, tmp_path, *options, like=like) == 0
     losses = [line['loss'] for line in scalars_of(tmp_path) if 'loss' in line]
     assert len(losses) == 2
     assert np.isfinite(losses).all()

@@ -638,9 +638,9 @@ def test_a_detector_trains_and_predicts(tmp_path):
     write_coco(tmp_path / 'coco', 'train', sizes, objects)
     write_coco(tmp_path / 'coco', 'val', sizes, objects)
     options = {
-        'train_dataloader.dataset.pipeline.2.scales': [(512, 384)],
-        'val_dataloader.dataset.pipeline.1.scale': (512, 384),
-        'test_dataloader.dataset.pipeline.1.scale': (512, 384),
+        'train_dataloader.dataset.pipeline.2.scales': [(256, 192)],
+        'val_dataloader.dataset.pipeline.1.scale': (256, 192),
+        'test_dataloader.dataset.pipeline.1.scale': (256, 192),
         'test_evaluator.outfile_prefix': str(tmp_path / 'found'),
     }
     runner, log = train_once(load_config(name, options, str(tmp_path / 'coco')), tmp_path / 'work')
@@ -667,7 +667,9 @@ def test_a_segmentor_trains_and_predicts(tmp_path):
     folder = tmp_path / 'ade'
     segmentation_folder(name, folder, 'train')
     config, *_ = segmentation_folder(name, folder, 'val')
-    config.model.test_cfg.update(scales=(0.5,), crop_size=264)
+    config.model.test_cfg.update(scales=(0.25,), crop_size=136)
+    config.model.data_preprocessor.size = (160, 160)
+    config.train_dataloader.dataset.pipeline[5].crop_size = (160, 160)
     runner, log = train_once(config, tmp_path / 'work')
     assert log['decode.loss_ce'] == pytest.approx(math.log(150), abs=0.5)
     assert log['aux.loss_ce'] == pytest.approx(0.2 * math.log(150), abs=0.1)

@@ -59,6 +59,23 @@ OF_A_DETECTOR = [
         'train_dataloader.dataset.data_prefix.img=images/',
         '4 faults: (1) train_dataloader.batch_size is 1',
     ),
+    # Of every kind: the model in three places, data, optimizer, hook, schedule, sampler, metric, numbers and files.
+    (
+        'model.backbone.choices=huge model.neck.extra=5 model.roi_head.mask_head.num_classes=80 '
+        'train_dataloader.dataset.ann_file=a.json optim_wrapper.optimizer.type=AdamV default_hooks.logger.type=Logger '
+        'param_scheduler.1.type=Cosine train_dataloader.sampler.type=Sampler val_evaluator.type=CocoMetrics '
+        'train_cfg.val_interval=0 load_from=b.pth',
+        '11 faults: (1) model.roi_head.mask_head.num_classes is 80',
+    ),
+    (
+        'model.neck.in_channels=[1,2] optim_wrapper.optimizer.lr=-1',
+        '2 faults: (1) model.neck.in_channels is [1, 2], but',
+    ),
+    ('train_cfg.max_epochs=0', 'train_cfg.max_epochs is 0: write 1 or more'),
+    (
+        'default_hooks.logger.steps=1',
+        'default_hooks.logger: LoggerHook has no option steps',
+    ),
     (
         'train_dataloader.batch_sampler.drop_last=False train_dataloader.dataset.indices=3',
         'a batch of one image',
@@ -132,7 +149,7 @@ DATA = [  # configuration, damage, more options, text
         annotations(lambda content: content['categories'].append({'id': 2, 'name': 'dog'})),
         'model.roi_head.bbox_head.num_classes=2 model.roi_head.mask_head.num_classes=2 '
         "train_dataloader.dataset.metainfo.classes=('dog','person')",
-        "another order, and mmdet numbers them by the file: write metainfo=dict(classes=('person', 'dog'))",
+        'another order, and mmdet numbers them by the file: write --classes person,dog or metainfo=dict(',
     ),
     # An image that is damaged is met in training, in this process or in one of a dataloader.
     *(
@@ -208,6 +225,11 @@ FILES = [
     ('model = None', 'has model = None'),
     ('model = 5', 'has model = 5'),
     ("model = dict(backbone=dict(type='PiNAS'))", 'it must be a dict with a type'),
+    ("model = dict(type='EncoderDecoder', backbone=None)", 'model.backbone = None; it must be a dict with a type'),
+    ('model = dict(type=3)', 'type must be a str or valid type'),
+    ("model = dict(type='PiNAS', _scope_=3)", 'scope_name should be a string'),
+    ("model = dict(type='PiNAS', choices='mini')\ncustom_hooks = [3]", 'custom_hooks.0 = 3; it must be a dict'),
+    ("model = dict(type='PiNAS', choices='mini')\ndefault_hooks = dict(timer=3)", 'default_hooks.timer = 3; it must'),
     ("model = dict(type='EncoderDecoder', backbone=3)", 'model.backbone = 3; it must be a dict with a type'),
     ("model = dict(type='PiNAS', choices=3.5)", 'choices is 3.5'),
     ("model = dict(type='PiNAS', choices='mini')\ntrain_dataloader = 3\noptim_wrapper = []", 'optim_wrapper = []; it'),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small_runs import DETECTOR, SEGMENTOR, SMALL_TEST, error_line, train
+from small_runs import DETECTOR, SEGMENTOR, SMALL_TEST, WITHOUT_VALIDATION, error_line, train
 
 import pinas_models.cli
 from pinas_downstream.cli import main
@@ -69,19 +69,19 @@ def test_classes_of_a_segmentor(tiny_camvid, tmp_path):
     for file in (root / 'annotations').rglob('*.png'):
         labels = np.asarray(Image.open(file))
         Image.fromarray(np.where(labels == 255, 255, labels % 2).astype(np.uint8)).save(file)
-    assert train(SEGMENTOR, root, tmp_path / 'run', flags=['--classes', 'sky,ground']) == 0
+    assert train(SEGMENTOR, root, tmp_path / 'run', *WITHOUT_VALIDATION, flags=['--classes', 'sky,ground']) == 0
     state_dict = read(tmp_path / 'run' / 'iter_2.pth')['state_dict']
     for head in ('decode_head', 'auxiliary_head'):
         assert state_dict[f'{head}.conv_seg.bias'].shape == (2,)
 
 
 def test_a_palette_is_completed(tiny_camvid, tmp_path):
-    for palette, given in (('None', 0), ('[[1,2,3],[4,5,6]]', 2)):
-        option = f'train_dataloader.dataset.metainfo.palette={palette}'
-        assert train(SEGMENTOR, tiny_camvid, tmp_path / f'run{given}', option) == 0
-        colours = read(tmp_path / f'run{given}' / 'iter_2.pth')['meta']['dataset_meta']['palette']
-        assert [list(colour) for colour in colours[:given]] == [[1, 2, 3], [4, 5, 6]][:given]
-        assert len({tuple(colour) for colour in colours}) == 11
+    place = 'train_dataloader.dataset.metainfo.palette'
+    assert train(SEGMENTOR, tiny_camvid, tmp_path, f'{place}=None', *WITHOUT_VALIDATION) == 0
+    assert len({tuple(c) for c in read(tmp_path / 'iter_2.pth')['meta']['dataset_meta']['palette']}) == 11
+    colours = load_config(SEGMENTOR, {place: [[1, 2, 3], [4, 5, 6]]}).train_dataloader.dataset.metainfo.palette
+    assert [list(colour) for colour in colours[:2]] == [[1, 2, 3], [4, 5, 6]]
+    assert len({tuple(colour) for colour in colours}) == 11
     assert len(set(extended(None, 150))) == 150
     assert extended([(1, 2, 3)], 1) == [(1, 2, 3)]
 
@@ -101,7 +101,7 @@ def test_a_mask_rcnn_goes_on_from_a_faster_rcnn_with_other_classes(trained_detec
     faster = {name: tensor for name, tensor in weights.items() if 'mask_head' not in name}
     torch.save({'state_dict': faster}, tmp_path / 'faster.pth')
     flags = ['--classes', 'cat,dog', '--load-from', str(tmp_path / 'faster.pth')]
-    still = ['optim_wrapper.optimizer.lr=0.0', 'param_scheduler=None']
+    still = ['optim_wrapper.optimizer.lr=0.0', 'param_scheduler=None', *WITHOUT_VALIDATION]
     assert train(DETECTOR, pets, tmp_path / 'run', *still, flags=flags) == 0
     printed = capsys.readouterr().out
     assert 'missing keys in source state_dict: roi_head.mask_head' in printed.replace('\n', ' ')

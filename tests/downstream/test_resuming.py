@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from small_runs import DETECTOR, SEGMENTOR, SMALL, configuration, error_line, scalars_of, train
+from small_runs import DETECTOR, SEGMENTOR, SMALL, WITHOUT_VALIDATION, configuration, error_line, scalars_of, train
 
 from pinas_downstream.cli import main
 from pinas_downstream.patches.checkpoints import read
@@ -84,10 +84,20 @@ def test_a_killed_training_ends_as_the_unbroken_one(name, line, end, tiny_pennfu
 def test_resuming_where_nothing_was_trained_starts(trained_segmentor, tiny_camvid, tmp_path):
     """From the weights of load_from, which plain mmengine would take for the checkpoint to go on from."""
     assert find_checkpoint(tmp_path) is None
-    options = [f'load_from={trained_segmentor}', 'default_hooks.checkpoint.save_best=None']
-    options += [f'val_{name}=None' for name in ('cfg', 'dataloader', 'evaluator')]
+    options = [f'load_from={trained_segmentor}', *WITHOUT_VALIDATION]
     assert train(SEGMENTOR, tiny_camvid, tmp_path, *options, flags=['--resume']) == 0
     assert [line['step'] for line in scalars_of(tmp_path)] == [1, 2]
+
+
+def test_a_training_goes_on_with_its_own_model_only(trained_segmentor, tiny_camvid, tmp_path, capsys):
+    """Also where the configuration says resume. mmengine would go on with random weights where the shapes differ."""
+    shutil.copy(trained_segmentor, tmp_path)
+    options = ['train_cfg.max_iters=3', 'default_hooks.checkpoint.interval=1', *WITHOUT_VALIDATION]
+    other = [*options, 'model.auxiliary_head.channels=8']
+    assert train(SEGMENTOR, tiny_camvid, tmp_path, *other, flags=['--resume']) == 2
+    assert 'iter_2.pth: does not fit the model: wrong shapes: ' in error_line(capsys)
+    assert train(SEGMENTOR, tiny_camvid, tmp_path, *options, 'resume=True') == 0
+    assert read(tmp_path / 'iter_3.pth')['meta']['iter'] == 3
 
 
 def test_a_new_training_deletes_no_checkpoint_unasked(tiny_camvid, tmp_path, capsys):
@@ -98,8 +108,8 @@ def test_a_new_training_deletes_no_checkpoint_unasked(tiny_camvid, tmp_path, cap
     assert 'earlier training (iter_900.pth, best_mIoU_iter_750.pth): --resume goes on' in error_line(capsys)
     assert train(SEGMENTOR, tiny_camvid, tmp_path, 'train_cfg.max_iter=1', flags=['--force']) == 2  # a mistake first
     assert find_checkpoint(tmp_path) == tmp_path / 'iter_900.pth'
-    assert train(SEGMENTOR, tiny_camvid, tmp_path, flags=['--force']) == 0
-    assert find_checkpoint(tmp_path).name == 'iter_2.pth'
+    assert train(SEGMENTOR, tiny_camvid, tmp_path, 'train_cfg.max_iters=1', flags=['--force']) == 0
+    assert find_checkpoint(tmp_path).name == 'iter_1.pth'
     assert {path.stem.split('_')[0] for path in tmp_path.glob('*.pth')} == {'iter', 'best', 'mine'}
     assert not (tmp_path / 'best_mIoU_iter_750.pth').exists()
 

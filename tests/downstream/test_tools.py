@@ -8,7 +8,7 @@ from pathlib import Path
 import mmdet
 import mmseg
 import pytest
-from small_runs import DETECTOR, SEGMENTOR, SMALL, SMALL_TEST
+from small_runs import DETECTOR, SEGMENTOR, SMALL, SMALL_TEST, WITHOUT_VALIDATION
 
 from pinas_downstream.cli import main
 from pinas_downstream.config import load_config
@@ -52,7 +52,8 @@ def test_mmdet_by_the_command(tiny_pennfudan, tmp_path):
     config = complete(DETECTOR, tiny_pennfudan, tmp_path / 'config.py')
     config.write_text(config.read_text().replace("'pinas_downstream',", "'json',"))
     ours = ['-m', 'pinas_downstream.cli', 'tool']
-    code, output = run(tmp_path, *ours, 'mmdet/train', config, '--work-dir', 'work', *settings(DETECTOR))
+    options = [*settings(DETECTOR), *WITHOUT_VALIDATION]
+    code, output = run(tmp_path, *ours, 'mmdet/train', config, '--work-dir', 'work', *options)
     assert code == 0, output[-3000:]
     code, output = run(
         tmp_path, *ours, tool(mmdet, 'test'), config, 'work/epoch_1.pth', '--work-dir', 'work', *settings(DETECTOR)

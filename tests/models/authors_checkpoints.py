@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import timm
 import torch
+from reference import randomize
 
 import pinas_models  # noqa: F401  # registers the models
 
@@ -38,16 +39,10 @@ DETECTRON2_SHORTCUT = (('shortcut', 'downsample.1', CONV), ('shortcut.norm', 'do
 def network(name='pinas_mini', seed=0, **kwargs):
     """A network with distinct values everywhere."""
     torch.manual_seed(seed)
-    model = timm.create_model(name, **kwargs).eval()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for key, tensor in model.state_dict().items():
-            if key.endswith('running_var'):
-                tensor.uniform_(0.5, 1.5, generator=generator)
-            elif tensor.is_floating_point() and tensor.ndim == 1:
-                tensor.add_(torch.empty_like(tensor).normal_(0, 0.1, generator=generator))
-            elif not tensor.is_floating_point():
-                tensor.fill_(7)
+    model = randomize(timm.create_model(name, **kwargs).eval(), seed)
+    for tensor in model.buffers():
+        if not tensor.is_floating_point():
+            tensor.fill_(7)
     return model
 
 

@@ -53,6 +53,7 @@ class Hub:
             breaks half-way), ``refuse`` (403, as of an address that has expired).
         held: Set when an upload is held.
         break_download: Break the next download of a large file half-way.
+        down: Status of all answers, if it is not 0.
     """
 
     def __init__(self, writers: dict[str, set[str]]) -> None:
@@ -63,6 +64,7 @@ class Hub:
         self.faults: deque[str] = deque()
         self.held = threading.Event()
         self.break_download = False
+        self.down = 0
         self.lock = threading.Lock()
         self.server = ThreadingHTTPServer(('127.0.0.1', 0), type('BoundHandler', (_Handler,), {'hub': self}))
         self.server.daemon_threads = True
@@ -114,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.unread = int(self.headers.get('Content-Length') or 0)
         self.hub.calls.append((self.command, path, 'Authorization' in self.headers))
         try:
+            if self.hub.down:
+                raise _Answer(self.hub.down, '')
             for methods, pattern, handle in _ROUTES:
                 found = re.fullmatch(pattern, path)
                 if found and self.command in methods.split():

@@ -2,14 +2,13 @@
 
 import csv
 import re
-import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 import timm
 import torch
+from in_process import run_command
 from torch import nn
 
 from pinas_models.benchmarking import Benchmark, Contender, Setup, measure_speeds
@@ -34,14 +33,7 @@ def finished(tmp_path_factory):
         ' --batch-size 2 --repeats 2 --seconds 0 --threads 1 --results-file speed.csv --plot speed.svg'
         ' --markdown README.md'
     )
-    done = subprocess.run(
-        [sys.executable, '-m', 'pinas_models.cli', *command.split()],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=600,
-    )
+    done = run_command(main, *command.split(), cwd=folder)
     with (folder / 'speed.csv').open(newline='') as file:
         rows = list(csv.DictReader(file))
     return folder, done, rows

@@ -34,6 +34,14 @@ def _fill(path):
     raise OSError(errno.ENOSPC, 'full')
 
 
+def test_a_full_disk_names_the_file(tmp_path):
+    path = tmp_path / 'a.txt'
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), atomic_path(path):
+        raise full
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_kill_while_writing_leaves_the_old_file_and_the_next_write_cleans_up(tmp_path):
     path = tmp_path / 'file.txt'
     path.write_text('old')

@@ -82,6 +82,8 @@ def test_onnx_of_any_size(model: nn.Module, folder: str, tmp_path: Path, capsys:
     preprocessing = json.loads(text)
     assert preprocessing['mean'] == pytest.approx(model.pretrained_cfg['mean'])
     assert preprocessing['input_size'] == [3, 32, 32]
+    (text,) = (entry.value for entry in file.metadata_props if entry.key == 'classes')
+    assert json.loads(text)['labels'] == list(model.pretrained_cfg['label_names'])
 
 
 def test_onnx_of_one_size_fused(model: nn.Module, folder: str, tmp_path: Path) -> None:
@@ -102,12 +104,12 @@ def test_onnx_of_one_size_fused(model: nn.Module, folder: str, tmp_path: Path) -
 ELSEWHERE = """
 import sys, torch
 scripted, exported, out = sys.argv[1:]
-extra = {'preprocessing': ''}
+extra = {'preprocessing': '', 'classes': ''}
 models = [torch.jit.load(scripted, _extra_files=extra)]
-texts = [extra['preprocessing']]
-extra = {'preprocessing': ''}
+texts = [(extra['preprocessing'], extra['classes'])]
+extra = {'preprocessing': '', 'classes': ''}
 models.append(torch.export.load(exported, extra_files=extra).module())
-texts.append(extra['preprocessing'])
+texts.append((extra['preprocessing'], extra['classes']))
 assert not {'timm', 'pinas_models'} & set(sys.modules)
 x = torch.linspace(-2, 2, 2 * 3 * 45 * 38).sin().view(2, 3, 45, 38)
 with torch.no_grad():
@@ -126,8 +128,22 @@ def test_torchscript_and_torch_export_run_elsewhere(model: nn.Module, folder: st
     assert expected.std() > 0.05
     for output in result['outputs']:
         assert_close(output, expected.numpy(), rtol=1e-4, atol=1e-4)
-    for text in result['texts']:
-        assert json.loads(text)['std'] == pytest.approx(model.pretrained_cfg['std'])
+    for preprocessing, classes in result['texts']:
+        assert json.loads(preprocessing)['std'] == pytest.approx(model.pretrained_cfg['std'])
+        assert json.loads(classes)['labels'] == list(model.pretrained_cfg['label_names'])
+
+
+@pytest.mark.parametrize('name', ['mini.onnx', 'mini.pt', 'mini.pt2'])
+def test_a_full_disk_is_one_line(folder: str, tmp_path: Path, name: str) -> None:
+    """torch's own writer of TorchScript would end the process with a signal."""
+    limited = 'import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)); '
+    program = limited + 'from pinas_models.cli import main; sys.exit(main(sys.argv[1:]))'
+    command = [sys.executable, '-W', 'ignore', '-c', program, 'export', folder, str(tmp_path / name)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count('\n')) == (2, 1), done.stderr
+    assert 'File too large' in done.stderr
+    assert 'make room' in done.stderr
+    assert_nothing_left(tmp_path)
 
 
 def test_torch_export_of_one_size(model: nn.Module, tmp_path: Path) -> None:

@@ -10,10 +10,9 @@ import timm
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reference import assert_close, fill, filled_state_dict, load_fixture, make_input
+from reference import OperatorLog, assert_close, fill, filled_state_dict, load_fixture, make_input
 from timm.layers import ScaledStdConv2d, SplitAttn, freeze_batch_norm_2d
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import pinas_models
 from pinas_models import fuse
@@ -155,18 +154,6 @@ def test_any_convolution_and_batch_norm(
     with torch.no_grad():
         x = torch.randn(2, 4, 9, 7)
         assert_close(fused(x), model(x).numpy(), rtol=1e-4, atol=1e-4)
-
-
-class OperatorLog(TorchDispatchMode):
-    """The names of the operators that ran, in order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_fewer_operators() -> None:

@@ -232,7 +232,7 @@ def test_any_flipped_bit_is_found(staged: Path, name: str, bit: int) -> None:
     assert wrong_checksums(staged) == []
 
 
-@settings(max_examples=25, derandomize=True)
+@settings(max_examples=12, derandomize=True)
 @given(
     name=st.sampled_from(['config.json', 'README.md', 'test/rand_tensors.safetensors']),
     bits=st.lists(st.integers(0, 2**20), min_size=1, max_size=5),
@@ -547,6 +547,34 @@ def test_verify_a_repository(hub: Hub, client: Client, published: str) -> None:
     assert out.count('  ok  ') == len(out.splitlines()) - 1 == 4
     assert not hub.break_download
     assert client.run('verify', f'hf-hub:{published}@main', '--tolerance', '0') == (code, out, err)
+
+
+def test_a_file_that_arrived_damaged_does_not_stay_in_the_cache(client: Client, hub: Hub, published: str) -> None:
+    assert client.run('verify', published)[0] == 0
+    cache = Path(client.environment['HF_HOME']) / 'hub' / 'models--lab--public' / 'snapshots' / head(hub, published)
+    weights = (cache / 'model.safetensors').resolve()
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[: len(whole) // 2])
+    code, out, err = client.run('predict', __file__, '--model', f'hf-hub:{published}')
+    assert (code, out) == (2, '')
+    assert f'"pinas-models verify {published}" gets a damaged file again' in err
+    code, out, err = client.run('verify', published)
+    assert (code, err, out.count('  ok  ')) == (0, '', 4)
+    assert weights.read_bytes() == whole
+
+
+def test_a_hub_that_is_down_and_a_web_page_are_named(hub: Hub, tmp_path: Path) -> None:
+    hub.down = 503
+    try:
+        with (
+            pytest.raises(FileNotFoundError, match='it is not in the cache, and the answer was HTTP 503, try again'),
+            explain_download('lab/public'),
+        ):
+            snapshot_download('lab/public', endpoint=hub.endpoint, cache_dir=tmp_path)
+    finally:
+        hub.down = 0
+    with pytest.raises(FileNotFoundError, match='does not answer as a Hub does'), explain_download('lab/public'):
+        snapshot_download('lab/public', endpoint=f'{hub.endpoint}/website', cache_dir=tmp_path)
 
 
 def test_verify_finds_what_the_storage_has_spoilt(hub: Hub, client: Client, folder: Path) -> None:

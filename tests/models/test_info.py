@@ -58,7 +58,7 @@ def test_counts_are_the_authors(name, params, with_statistics, macs, authors_flo
     [('resnest50d', 14.36), ('resnet50', 11.11), ('efficientnet_b0', 6.75), ('vit_tiny_patch16_224', 5.97)],
 )
 def test_activations_are_those_of_timms_tables(name, millions):
-    assert round(measure_costs(timm.create_model(name), (3, 224, 224)).activations / 1e6, 2) == millions
+    assert round(measure_costs(make(name), (3, 224, 224)).activations / 1e6, 2) == millions
 
 
 @settings(max_examples=6)

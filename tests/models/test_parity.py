@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 import timm
 import torch
-from reference import assert_close, assert_features, fill, filled_state_dict, load_fixture, make_input
+from reference import OperatorLog, assert_close, assert_features, fill, filled_state_dict, load_fixture, make_input
 from timm.models.resnet import downsample_avg
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from pinas_models import BLOCK_CHOICES, PinasBottleneck
@@ -296,18 +295,6 @@ def test_names_do_not_depend_on_stride_and_rule():
         for r in ('encoding', 'timm')
     ]
     assert all(n == names[0] for n in names)
-
-
-class OperatorLog(TorchDispatchMode):
-    """The names of the operators that ran, in order."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.names.append(str(func))
-        return func(*args, **(kwargs or {}))
 
 
 def test_resnest50_runs_the_same_operators_as_timm():

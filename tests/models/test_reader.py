@@ -10,8 +10,6 @@ import os
 import pickle
 import random
 import struct
-import subprocess
-import sys
 import warnings
 import zipfile
 from collections import Counter, OrderedDict
@@ -615,13 +613,13 @@ def test_damaged_files(tmp_path: Path) -> None:
     assert min(outcomes['read'], outcomes['refused']) > 25
 
 
-def test_command_line_says_it_in_one_line(tmp_path: Path) -> None:
+def test_command_line_says_it_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Exit code 2, one line, no traceback, nothing executed, nothing written."""
     marker, target, source = tmp_path / 'marker', tmp_path / 'out.pth', tmp_path / 'attack.pth'
     source.write_bytes(saved({'state_dict': Calls(os.system, (f'touch {marker}',))}))
-    command = [sys.executable, '-m', 'pinas_models.cli', 'convert', str(source), str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr.count('\n')) == (2, '', 1)
-    assert done.stderr.startswith(f'pinas-models convert: error: {source}: ')
-    assert 'posix.system' in done.stderr
+    assert main(['convert', str(source), str(target)]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count('\n')) == ('', 1)
+    assert err.startswith(f'pinas-models convert: error: {source}: ')
+    assert 'posix.system' in err
     assert list(tmp_path.iterdir()) == [source]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -23,6 +24,7 @@ import timm
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from in_process import run_command
 from PIL import Image
 from scipy.stats import binomtest
 from small_classifier import LABELS, make_classifier, picture, save_pictures
@@ -574,6 +576,8 @@ def test_killed_and_given_again_it_ends_with_the_same_numbers(
             command(home, tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
         )
         while process.poll() is None and seen < wanted:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(0.005)
             for state in tmp_path.glob('results.csv.*.partial.json'):
                 seen = json.loads(state.read_text())['state']['seen']
         assert process.poll() is None, 'it ended before it could be killed'
@@ -583,7 +587,9 @@ def test_killed_and_given_again_it_ends_with_the_same_numbers(
     (state,) = tmp_path.glob('results.csv.*.partial.json')
     seen = json.loads(state.read_text())['state']['seen']
     assert 20 <= seen < PER_CLASS * len(LABELS)
-    last = subprocess.run(command(home, tmp_path), capture_output=True, text=True, env=environment, check=True)
+    _, _, _, *last_command = command(home, tmp_path)
+    last = run_command(main, *last_command, cwd=tmp_path)
+    assert last.returncode == 0, last.stderr
     assert f'going on after {seen} images' in last.stderr
     for row in read_csv(tmp_path / 'results.csv'):
         expected = ranks[row['protocol']]
@@ -626,4 +632,12 @@ def test_disjoint_names_of_classes_are_told(home: Path, tmp_path: Path, capsys: 
     assert validate(home, tmp_path / 'data') == 0
     assert 'has the name of a class of the model' in capsys.readouterr().err
     assert validate(home, home / 'data') == 0
-    assert 'has the name of a class' not in capsys.readouterr().err
+    assert 'the name of a class' not in capsys.readouterr().err
+
+
+def test_names_that_fit_in_part_are_told(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for label in LABELS:
+        shutil.copytree(home / 'data' / label, tmp_path / 'data' / label)
+    (tmp_path / 'data' / LABELS[1]).rename(tmp_path / 'data' / 'misspelt')
+    assert validate(home, tmp_path / 'data') == 0
+    assert 'misspelt is no name of a class of the model' in capsys.readouterr().err

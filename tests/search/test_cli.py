@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import shutil
 import signal
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from in_process import run_command
 from tables import all_paths
 
 import pinas_models  # noqa: F401 - registers the models
@@ -24,13 +26,19 @@ from pinas_search.spaces import mini
 COMMAND = [sys.executable, '-m', 'pinas_search.cli']
 SMALL = [
     'threads=1',
+    'data.image_size=16',
+    'data.held_out_per_class=100',  # which leaves 442 images for learning
     'learn.epochs=2',
-    'learn.checkpoint_seconds=0.01',
-    'linear.epochs=1',
+    'learn.checkpoint_seconds=0.2',
+    'linear.epochs=2',
+    'linear.milestones=[1]',
+    'linear.batch_size=32',
     'linear.checkpoint_seconds=0.01',
     'search.candidates=5',
     'search.evaluate.batches=2',
-    'retrain.epochs=2',
+    'search.evaluate.max_images=200',
+    'retrain.epochs=1',
+    'retrain.batch_size=128',
     'retrain.random_paths=1',
     'retrain.ema_decay=0.9',
     'retrain.mixup=0.2',
@@ -40,7 +48,7 @@ SMALL = [
 
 
 def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    return run_command(main, *arguments, cwd=cwd)
 
 
 def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
@@ -74,8 +82,9 @@ def figures(run: Path) -> dict[str, list[dict[str, object]]]:
 @pytest.fixture(scope='module')
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('whole')
-    result = command('run', '--config', 'digits', '--out', 'run', *SMALL, cwd=folder)
-    assert result.returncode == 0, result.stderr
+    process = start(*SMALL, cwd=folder)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     return folder / 'run'
 
 
@@ -186,14 +195,153 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(('arguments', 'message'), MISTAKES, ids=[' '.join(arguments) for arguments, _ in MISTAKES])
-def test_check_says_a_mistake_in_one_line(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+def test_check_says_a_mistake_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    config = [] if '--config' in arguments else ['--config', 'digits']
+    assert_mistake(command('check', *config, *arguments, '--out', 'run', cwd=tmp_path), message)
+    assert list(tmp_path.iterdir()) == []
+
+
+LONG = '[x, x, x, x, x, x, x, x, x, x]'
+BOMB = f'search:\n  options:\n    a0: &a0 {LONG}\n' + ''.join(
+    f'    a{i}: &a{i} [{", ".join([f"*a{i - 1}"] * 10)}]\n' for i in range(1, 12)
+)
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('learn: null', 'learn is null in odd.yaml'),
+        ('linear: {views: null}', 'linear.views is null'),
+        ('space: null', 'space is null'),
+        ('search: {options: null}', 'search.options is null'),
+        ('learn: [1, 2]', "learn is '[1, 2]' in odd.yaml: it holds settings, such as learn.method"),
+        ('learn: {lr: 1e308}', 'learn.lr is 1e+308; it must be above 0 and at most 3e+38'),
+        ('learn: {weight_decay: .inf}', 'learn.weight_decay is inf; it must be 0 or more'),
+        ('learn: {epochs: 100000000000000000000}', 'learn.epochs is 100000000000000000000; it must be'),
+        ('learn: {momentum: 2}', 'learn.momentum is 2; it must lie in 0..1'),
+        ('learn: {options: {momentum: 2}}', 'learn.options.momentum is 2; it must lie in 0..1'),
+        ('learn: {options: {temperature: 0}}', 'learn.options.temperature is 0; it must be above 0'),
+        ('linear: {views: {scale: [0.9, 0.1]}}', 'linear.views.scale is [0.9, 0.1]: the smallest comes first'),
+        ('data: {held_out_per_class: 0}', 'there are no held-out images to score candidates on'),
+        ('search: {scorer: "method:guess"}', "the method pinas has no score 'guess' of its own"),
+        ('retrain: {optimizer: sgdx}', "retrain.optimizer is 'sgdx', which timm does not know"),
+        ('retrain: {schedule: cosin}', "retrain.schedule is 'cosin', which timm does not know"),
+        ('&a\nlearn: *a', 'stands for more than 100,000 values: an alias contains itself'),
+        (BOMB, 'stands for more than 100,000 values'),
+        ('[' * 3000, 'odd.yaml is not valid YAML'),
+    ],
+)
+def test_configurations_from_elsewhere(
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    config = [] if '--config' in arguments else ['--config', 'digits']
-    code = main(['check', *config, *arguments, '--out', 'run'])
+    Path('odd.yaml').write_text(text)
+    code = main(['check', '--config', 'digits', '--config', 'odd.yaml', '--out', 'run'])
     assert_mistake(subprocess.CompletedProcess([], code, *capsys.readouterr()), message)
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [tmp_path / 'odd.yaml']
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (['linear.milestones=[5]', 'linear.epochs=5'], 'linear.milestones [5] lie beyond the 5 epochs'),
+        (['retrain.warmup_epochs=9', 'retrain.epochs=9'], 'the learning rate never arrives at retrain.lr'),
+        (['search.candidates=20'], 'lanas draws its first 24 candidates at random, so all of them'),
+    ],
+)
+def test_check_warns_of_silent_traps(settings: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+    assert main(['check', '--config', 'digits', *settings]) == 0
+    assert message in capsys.readouterr().err
+
+
+NO_CHECKPOINT = io.BytesIO()
+torch.save({'step': 3}, NO_CHECKPOINT)
+
+
+@pytest.mark.parametrize(
+    ('name', 'content', 'stage', 'message'),
+    [
+        ('config.yaml', b'', 'report', 'config.yaml is damaged, it lacks space, '),
+        ('config.yaml', b'space: mini\nseed: 0\n', 'search', 'config.yaml is damaged, it lacks device, '),
+        ('config.yaml', b'\xff', 'report', 'config.yaml is not valid YAML'),
+        ('classes.json', b'{}', 'report', 'classes.json names no classes: delete it'),
+        ('linear/checkpoint.pt', b'junk', 'linear', 'linear/checkpoint.pt is damaged: delete it'),
+        ('linear/checkpoint.pt', NO_CHECKPOINT.getvalue(), 'linear', 'linear/checkpoint.pt does not fit this training'),
+        ('learn/supernet.safetensors', b'junk', 'linear', 'learn/supernet.safetensors cannot be loaded'),
+        ('linear/done.json', b'[]', 'linear', 'linear/done.json must hold a JSON object, not a list: delete it'),
+        ('search/done.json', b'{"stage"', 'search', 'search/done.json is damaged'),
+        ('search/result.json', b'\xff', 'report', 'search/result.json is damaged'),
+        ('search/result.json', b'{}', 'report', 'search/result.json lacks a value'),
+        ('search/journal.log', b'3\n', 'retrain', 'search/journal.log is damaged'),
+        ('search/journal.log', b'{}\n', 'retrain', 'search/journal.log is damaged'),
+        ('search/journal.log', b'', 'retrain', 'search/journal.log holds no candidates: delete it'),
+        ('search/candidates.jsonl', b'3\n{}\n', 'report', 'search/candidates.jsonl, line 1 is damaged'),
+        ('learn/metrics.jsonl', b'junk\n{}\n', 'report', 'learn/metrics.jsonl, line 1 is damaged'),
+    ],
+)
+def test_a_damaged_file_is_named_with_what_to_do(
+    uninterrupted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture,
+    name: str,
+    content: bytes,
+    stage: str,
+    message: str,
+) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
+    monkeypatch.chdir(tmp_path)
+    if name != 'linear/done.json' and stage in ('linear', 'retrain'):
+        (run / stage / 'done.json').unlink()
+    (run / name).write_bytes(content)
+    settings = [] if stage == 'report' else ['--config', 'digits', *SMALL]
+    code = main([stage, '--out', 'run', *settings])
+    result = subprocess.CompletedProcess([], code, *capsys.readouterr())
+    assert_mistake(result, message)
+    assert f'run/{name}' in result.stderr
+
+
+def test_what_was_deleted_is_made_again(uninterrupted: Path, tmp_path: Path) -> None:
+    """The remedy that the messages name."""
+    run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
+    for name in ('linear/classifier.safetensors', 'search/result.json', 'retrain/winner/result.json'):
+        (run / name).unlink()
+    result = command('run', '--config', 'digits', '--out', 'run', *SMALL, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert 'learn: finished before' in result.stderr
+    assert figures(run) == figures(uninterrupted)
+    for name in ('search/result.json', 'retrain/winner/result.json', 'linear/classifier.safetensors'):
+        assert (run / name).read_bytes() == (uninterrupted / name).read_bytes()
+
+
+def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_room(
+    uninterrupted: Path, tmp_path: Path
+) -> None:
+    """The limit on the size of files stands for the disk: the system refuses to write on, half-way."""
+    run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
+    shutil.rmtree(run / 'linear')
+    limited = 'import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (15_000, 15_000)); '
+    program = limited + 'from pinas_search.cli import main; sys.exit(main(sys.argv[1:]))'
+    arguments = ['linear', '--config', 'digits', '--out', 'run', *SMALL]
+    full = subprocess.run(
+        [sys.executable, '-c', program, *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert full.returncode == 2, full.stderr
+    last = full.stderr.splitlines()[-1]
+    assert last.endswith("File too large: 'run/linear/checkpoint.pt'; make room, then the same command goes on")
+    assert 'Traceback' not in full.stderr
+    assert command(*arguments, cwd=tmp_path).returncode == 0
+    assert figures(run) == figures(uninterrupted)
+
+
+def test_the_page_needs_no_images(uninterrupted: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
+    settings = (run / 'config.yaml').read_text()
+    (run / 'config.yaml').write_text(settings.replace('source: digits', f'source: folder\n  root: {tmp_path}/gone'))
+    shutil.rmtree(run / 'report')
+    result = command('report', '--out', 'run', cwd=tmp_path)
+    assert (result.returncode, result.stderr) == (0, '')
+    assert (run / 'report' / 'index.html').exists()
 
 
 def test_stages_look_at_the_same_before_they_write(tmp_path: Path) -> None:

@@ -14,8 +14,20 @@ from pinas_search.plugins import BUILTIN, find_plugin
 from pinas_search.randomness import seeded_scope
 
 TOYS = Path(__file__).parent / 'toys'
-METHOD_OPTIONS = {'pinas': {'queue_size': 16, 'feature_dim': 16}}
+METHOD_OPTIONS = {
+    'dna': {'teacher': 'pinas_mini'},
+    'fbnetv2': {'warmup_epochs': 0},
+    'nsas': {'archive_size': 2},
+    'pinas': {'queue_size': 16, 'feature_dim': 16},
+}
+# Methods that need more of a supernet than to run a path: space, its options, side of the images.
+METHOD_SPACES = {
+    **dict.fromkeys(('gdas', 'nsas', 'proxylessnas', 'tunas'), ('nasbench201', {'channels': 4, 'num_cells': 1}, 8)),
+    'dna': ('mini', {}, 16),
+    'fbnetv2': ('mini', {}, 16),
+}
 STRATEGY_OPTIONS = {
+    'arch2vec': {'graphs': 64, 'epochs': 1, 'initial': 8, 'candidates': 64, 'fit_epochs': 5},
     'lanas': {'initial': 8, 'min_leaf': 4},
     'pinas': {'initial': 8, 'selects': 4},
     'evolution': {'population': 8, 'parents': 3, 'mutations': 4},
@@ -29,21 +41,23 @@ def toys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, 'path', [*sys.path, str(TOYS)])
 
 
-def space(name: str = SPACE):
-    plugin = find_plugin('space', name, {})
-    return plugin.create(plugin.options, image_size=32, num_classes=10)
+def space(name: str = SPACE, options: dict | None = None, image_size: int = 32):
+    plugin = find_plugin('space', name, options or {})
+    return plugin.create(plugin.options, image_size=image_size, num_classes=10)
 
 
-def supernet(name: str = SPACE):
-    plugin = find_plugin('supernet', space(name).supernet, {})
+def supernet(name: str = SPACE, options: dict | None = None, image_size: int = 32, kind: str | None = None):
+    given = space(name, options, image_size)
+    plugin = find_plugin('supernet', kind or given.supernet, {})
     with seeded_scope(0, 'test'):
-        return plugin.create(space(name), plugin.options)
+        return plugin.create(given, plugin.options)
 
 
-def method(name: str, space_name: str = SPACE):
+def method(name: str):
     plugin = find_plugin('method', name, METHOD_OPTIONS.get(name, {}))
+    network = supernet(*METHOD_SPACES.get(name, ()), kind=getattr(plugin.module, 'SUPERNET', None))
     with seeded_scope(0, 'test/method'):
-        return plugin.create(supernet(space_name), plugin.options, 10)
+        return plugin.create(network, plugin.options, 10)
 
 
 @pytest.mark.parametrize('name', [*(n for n in BUILTIN['space'] if n != 'resnest50'), SPACE])
@@ -58,7 +72,7 @@ def test_supernets(name: str) -> None:
 
 @pytest.mark.parametrize('name', [*BUILTIN['method'], 'all_choices', 'logits'])
 def test_methods(name: str) -> None:
-    testing.check_method(lambda: method(name))
+    testing.check_method(lambda: method(name), image_size=METHOD_SPACES.get(name, ('', {}, 32))[2])
 
 
 @pytest.mark.parametrize('name', [*BUILTIN['strategy'], 'optuna:NSGAIISampler', 'optuna:CmaEsSampler'])
@@ -146,7 +160,7 @@ def test_all_choices_of_a_position_get_a_gradient_and_one_update() -> None:
 
 @pytest.mark.parametrize('name', ['evolution', 'pinas'])
 def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
-    """The best of 120, mean over 8 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
+    """The best of 120, mean over 4 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
     mini = space('mini')
     weights = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)).numpy()
 
@@ -159,6 +173,6 @@ def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
         return max(observation.value for observation in proposer.history)
 
     options = {'evolution': {'population': 20, 'parents': 5, 'mutations': 10}, 'pinas': {'initial': 40}}[name]
-    ours = [best(name, options, seed) for seed in range(8)]
-    chance = [best('random', {}, seed) for seed in range(8)]
-    assert sum(ours) / 8 > sum(chance) / 8
+    ours = [best(name, options, seed) for seed in range(4)]
+    chance = [best('random', {}, seed) for seed in range(4)]
+    assert sum(ours) > sum(chance)

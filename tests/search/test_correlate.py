@@ -1,16 +1,17 @@
-"""The command correlate as a process, and the tables that it reads."""
+"""The command correlate, and the tables that it reads."""
 
 import gzip
 import hashlib
 import itertools
 import json
-import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from in_process import run_command
 
+from pinas_search.cli import main
 from pinas_search.scoring.ranking import kendall_tau
 from pinas_search.scoring.tables import join, read_table, unmatched
 from pinas_search.scoring.truth import read_nats_bench, read_truth
@@ -26,17 +27,7 @@ REPORTED = {
 
 
 def correlate(folder, *arguments):
-    """Run the command; returns the finished process."""
-    command = [sys.executable, '-m', 'pinas_search', 'correlate', *map(str, arguments)]
-    return subprocess.run(
-        command,
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env={**os.environ, 'COLUMNS': '99'},
-    )
+    return run_command(main, 'correlate', *arguments, cwd=folder, COLUMNS='99')
 
 
 def write(path, header, rows):
@@ -208,8 +199,6 @@ GOOD_TRUTH = 'arch,cifar10\na,1\nb,2\n'
     ],
 )
 def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, predictions, truth, options, message):
-    from pinas_search.cli import main
-
     for name, text in (('p.csv', predictions), ('t.csv', truth)):
         if text is not None:
             (tmp_path / name).write_text(text, encoding='utf-8')
@@ -222,7 +211,8 @@ def test_wrong_input_is_one_line(tmp_path, capsys, monkeypatch, predictions, tru
 
 
 def test_a_mistake_ends_the_process_with_2(tmp_path):
-    done = correlate(tmp_path, 'p.csv', 't.csv')
+    command = [sys.executable, '-m', 'pinas_search', 'correlate', 'p.csv', 't.csv']
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == 'pinas-search correlate: error: p.csv is missing\n'
 
@@ -265,8 +255,6 @@ def test_an_unknown_table_has_the_fidelity_that_the_user_says(tmp_path):
 
 
 def test_the_benchmarks_folder_needs_every_choice(tmp_path, capsys):
-    from pinas_search.cli import main
-
     (tmp_path / 'p.csv').write_text('arch,score\n333132,1\n333133,2\n')
     folder = tmp_path / 'NATS'
     folder.mkdir()

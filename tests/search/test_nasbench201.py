@@ -342,7 +342,7 @@ def tiny(affine, track, seed=0):
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(path=paths)
 def test_skipping_dead_edges_changes_nothing(affine, track, path):
     supernet = tiny(affine, track).train()
@@ -371,7 +371,7 @@ def test_no_working_edge_can_be_left_out(path):
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(path=paths, training=st.booleans())
 def test_extract_gives_the_same_network(affine, track, path, training):
     supernet = tiny(affine, track).train(training)
@@ -387,7 +387,7 @@ def test_extract_gives_the_same_network(affine, track, path, training):
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(some=st.lists(paths, min_size=1, max_size=30))
 def test_many_networks_share_their_beginning(affine, track, some):
     supernet = tiny(affine, track).eval()
@@ -429,7 +429,7 @@ def test_extracted_networks_have_weights_of_their_own():
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(path=paths)
 def test_a_step_gives_gradients_to_the_path_and_nothing_else(affine, track, path):
     supernet = tiny(affine, track).train()

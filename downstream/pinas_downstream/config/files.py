@@ -92,12 +92,22 @@ def _check_structure(config: Config, where: str) -> None:
             words = ' or a '.join('text' if kind is str else kind.__name__ for kind in kinds)
             faults.append(f'{name} = {config[name]!r:.60}; it must be a {words}')
     for name in ('backbone', 'neck', 'decode_head'):
-        if name in config.model and not isinstance(config.model[name], (dict, list, type(None))):
-            faults.append(f'model.{name} = {config.model[name]!r:.60}; it must be a dict with a type')
-    schedulers = config.get('param_scheduler')
-    for index, entry in enumerate(schedulers if isinstance(schedulers, list) else ()):
+        part = config.model.get(name)
+        if name in config.model and (part is not None or name == 'backbone') and not isinstance(part, (dict, list)):
+            faults.append(f'model.{name} = {part!r:.60}; it must be a dict with a type')
+    lists = {name: config.get(name) for name in ('param_scheduler', 'custom_hooks', 'val_evaluator', 'test_evaluator')}
+    entries = [
+        (name, key, entry)
+        for name, value in lists.items()
+        if isinstance(value, list)
+        for key, entry in enumerate(value)
+    ]
+    entries += [
+        ('default_hooks', key, hook) for key, hook in (config.get('default_hooks') or {}).items() if hook is not None
+    ]
+    for name, key, entry in entries:
         if not isinstance(entry, dict):
-            faults.append(f'param_scheduler.{index} = {entry!r:.60}; it must be a dict with a type')
+            faults.append(f'{name}.{key} = {entry!r:.60}; it must be a dict with a type')
     for split in ('train', 'val', 'test'):
         loader = config.get(f'{split}_dataloader')
         if isinstance(loader, dict) and not isinstance(loader.get('dataset'), dict):

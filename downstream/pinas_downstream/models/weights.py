@@ -11,7 +11,7 @@ import torch
 from pinas_models.checkpoints import convert_checkpoint, load_checkpoint
 from pinas_models.loading import open_model
 
-__all__ = ['read_backbone']
+__all__ = ['missing_file', 'read_backbone']
 
 _SUFFIXES = ('.bin', '.pt', '.pth', '.safetensors', '.tar')
 
@@ -43,6 +43,14 @@ def read_backbone(
     except ValueError as error:
         hint = '' if prefix is not None else "; the checkpoint of a whole OpenMMLab model needs prefix='backbone.'"
         raise ValueError(f'{checkpoint}: {error}{hint}') from error
+
+
+def missing_file(checkpoint: object) -> bool:
+    """Whether this names a file, not a URL or a model, and there is none."""
+    if not isinstance(checkpoint, str) or '://' in checkpoint:
+        return False
+    path = Path(checkpoint).expanduser()
+    return path.suffix in _SUFFIXES and not path.is_file()
 
 
 def _content(checkpoint: str, of_openmmlab: bool) -> Any:

@@ -24,7 +24,7 @@ from torch import nn
 from pinas_models.checkpoints import audit
 from pinas_models.common.text import first_names
 
-__all__ = ['innermost', 'load_weights', 'read', 'secure', 'weights_of']
+__all__ = ['check_weights', 'innermost', 'load_weights', 'read', 'secure', 'weights_of']
 
 _NUMBERS = ('b1', 'i1', 'i2', 'i4', 'i8', 'u1', 'u2', 'u4', 'u8', 'f2', 'f4', 'f8')
 _STATISTICS = ('min', 'max', 'current', 'mean')
@@ -193,11 +193,25 @@ def load_weights(model: nn.Module, path: str | Path, content: Any = None) -> Non
         ValueError: If it cannot be read or does not fit.
     """
     weights = weights_of(read(path, map_location='cpu') if content is None else content)
+    check_weights(model, weights, path)
     model = innermost(model)
-    expected = model.state_dict()
+    model.load_state_dict({**model.state_dict(), **weights})
+
+
+def check_weights(model: nn.Module, weights: Mapping[str, torch.Tensor], name: object) -> None:
+    """Compare weights with a model: none missing, none left over, all of the right shape.
+
+    Args:
+        model: Detector or segmentor.
+        weights: See ``weights_of``.
+        name: What the message calls them.
+
+    Raises:
+        ValueError: If they do not fit.
+    """
+    expected = innermost(model).state_dict()
     faults = audit.compare(weights, (((name,), tensor.shape) for name, tensor in expected.items()))
     # A model may hold whole numbers: they are no fault here.
     text = audit.describe({kind: found for kind, found in faults.items() if kind != audit.NO_WEIGHTS})
     if text:
-        raise ValueError(f'{path}: does not fit the model: {text}')
-    model.load_state_dict({**expected, **weights})
+        raise ValueError(f'{name}: does not fit the model: {text}')

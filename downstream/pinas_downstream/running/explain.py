@@ -14,9 +14,10 @@ from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
+from pinas_models.common.images import MAX_PIXELS
 from pinas_models.common.text import nearest
 
-__all__ = ['explaining']
+__all__ = ['explaining', 'known_names']
 
 # Texts of errors, and what they mean.
 _MEANINGS = {
@@ -28,6 +29,7 @@ _MEANINGS = {
         'drop_last=True in the dataloader or its batch_sampler'
     ),
     r'failed to load image: (?P<file>.*)': '{file}: cannot be read as an image',
+    r'pixels <= CV_IO_MAX_IMAGE_PIXELS': f'an image has more than {MAX_PIXELS:,} pixels',
     r"No such file or directory: '(?P<file>[^']*)'": '{file}: no such file',
 }
 _UNKNOWN_OPTION = re.compile(r"(?P<callee>[\w.]+)\(\) got an unexpected keyword argument '(?P<name>\w+)'")
@@ -96,11 +98,11 @@ def _explain_building(error: Exception, text: str, builder: FrameType, inner: Fr
     local = builder.f_locals
     kind = local.get('obj_type')
     name = kind if isinstance(kind, str) else getattr(kind, '__name__', None)
-    if name is None:  # a dict without a type
-        return text if isinstance(error, KeyError) else None
+    if name is None:  # no dict, or one without a proper type
+        return text if isinstance(error, (KeyError, TypeError, AssertionError)) else None
     if isinstance(error, KeyError) and inner is builder:
         registry = local['registry']
-        return f'there is no {registry.name} of type {name!r}{nearest(name, _names(registry))}'
+        return f'there is no {registry.name} of type {name!r}{nearest(name, known_names(registry))}'
     if isinstance(error, TypeError):
         if _module(inner).split('.')[0] in _OURS or _MISSING_OPTION.match(text):
             return f'{name}: {text}'
@@ -126,7 +128,7 @@ def _unknown_option(error: Exception, cls: Any, name: str = '') -> str | None:
     return f'{name} has no option {match["name"]}{nearest(match["name"], known)}'
 
 
-def _names(registry: Any) -> list[str]:
+def known_names(registry: Any) -> list[str]:
     """What is registered in a registry, those above it, and those below the topmost."""
     top = registry
     while top.parent is not None:

@@ -11,6 +11,8 @@ from mmengine.dist import get_world_size
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ..patches.checkpoints import check_weights, weights_of
+
 __all__ = ['RandomNumbers']
 
 _KEY = 'random_states'
@@ -37,10 +39,22 @@ class RandomNumbers(Hook):
             checkpoint[_KEY] = self._training or _states()  # mmengine saves again when a validation was the best
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Keep the states, unless the checkpoint is only what the training starts from."""
+        """Keep the states, unless the checkpoint is only what the training starts from.
+
+        Raises:
+            ValueError: If the training to go on with was of another model; mmengine would go on with random weights
+                where the shapes differ, and with the optimizer's states of the others.
+        """
         states = checkpoint.pop(_KEY, None)
-        if runner._resume and get_world_size() == 1:
-            self._resumed = states
+        if runner._resume:
+            if get_world_size() == 1:
+                self._resumed = states
+            try:
+                check_weights(runner.model, weights_of(checkpoint), runner._load_from)
+            except ValueError as error:
+                raise ValueError(
+                    f'{error}; --resume goes on with the same model, --load-from FILE alone starts a new training'
+                ) from error
         # Of no use for going on, and mmengine would execute it as Python.
         checkpoint.get('meta', {}).pop('config', None)
 

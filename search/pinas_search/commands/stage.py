@@ -51,13 +51,16 @@ class StageCommand:
         """
         import torch
 
-        from ..config import parse_config, to_yaml
+        from ..config import parse_config, read_run_config, to_yaml
         from ..records import own
         from ..stages import Run, run_stages
         from ..stages.checks import check_run
 
         written = args.out / 'config.yaml' if args.out else None
-        sources = args.config or ([str(written)] if written and written.exists() else ['digits'])
+        begun = written is not None and written.exists()
+        if written is not None and begun:
+            read_run_config(written)
+        sources = args.config or ([str(written)] if begun else ['digits'])
         shortcuts = {'seed': args.seed, 'device': args.device}
         given = [f'{key}={value}' for key, value in shortcuts.items() if value is not None]
         config = parse_config(sources, [*args.overrides, *given])

@@ -90,10 +90,11 @@ class LearnConfig:
     """Supernet learning.
 
     Attributes:
-        method: How the supernet is trained: ``pinas``, ``spos``, or any importable module with ``Options`` and
-            ``create``.
+        method: How the supernet is trained: ``pinas``, ``spos``, ``fairnas``, ``fbnetv2``, ``gdas``, ``nsas``,
+            ``proxylessnas``, ``tunas``, ``wpl``, or any importable module with ``Options`` and ``create``.
         options: Options of the method, see its ``Options``.
-        supernet: The network whose paths are trained, by name or module; the one of the space if None.
+        supernet: The network whose paths are trained, by name or module; if None the one that the method brings, such
+            as the masked one of ``fbnetv2``, else the one of the space.
         supernet_options: Options of the supernet, such as ``downsample_share``.
         epochs: Passes over the training images.
         max_steps: Stop after this many steps (for trying out); None means all epochs.
@@ -187,8 +188,9 @@ class SearchConfig:
     """Which candidates are scored.
 
     Attributes:
-        strategy: ``lanas``, ``pinas`` (the authors' greedy search), ``evolution``, ``random``, ``optuna:NAME`` with a
-            sampler of Optuna (``optuna:TPESampler``), or any importable module with ``Options`` and ``create``.
+        strategy: ``lanas``, ``pinas`` (the authors' greedy search), ``evolution``, ``random``, ``arch2vec``,
+            ``optuna:NAME`` with a sampler of Optuna (``optuna:TPESampler``), or any importable module with ``Options``
+            and ``create``.
         options: Options of the strategy, see its ``Options``.
         candidates: Number of candidates to score; may be raised after the search has finished, which then goes on.
         limits: Largest allowed costs, by name: ``{params: 3e6, macs: 1e9}``.

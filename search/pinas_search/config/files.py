@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar, get_origin, get_type_hints
+from typing import Any, NamedTuple, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -26,6 +27,7 @@ __all__ = [
     'differences',
     'parse_config',
     'parse_options',
+    'read_run_config',
     'read_yaml',
     'to_yaml',
     'write_config',
@@ -45,8 +47,10 @@ _OPTIONS_OF = {
     'search.scorer': 'search.scorer_options',
 }
 
-# Words for jsonargparse's conditions.
-_BOUNDS = {'v>0': 'must be above 0', 'v>=0 and v<=1': 'must lie in 0..1', 'v>=0': 'must not be negative'}
+# Words for jsonargparse's conditions, less how large a number may be.
+_BOUNDS = {'v>0': 'must be above 0', 'v>=0': 'must be 0 or more', 'v>=0 and v<=1': 'must lie in 0..1'}
+_LIMIT = re.compile(r' and v<=(3e\+38|9223372036854775807)')
+_MOST_VALUES = 100_000  # of a configuration; aliases of YAML can stand for more than fit into memory
 
 
 class Settings(NamedTuple):
@@ -93,7 +97,7 @@ def parse_config(sources: Sequence[str | Settings], overrides: Sequence[str]) ->
     for source in sources:
         if isinstance(source, Settings):
             content = _flatten(source.values)
-            _check_keys(content, source.where)
+            _check(content, source.where)
             forget_options(content)
             arguments += [
                 f'--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}'
@@ -102,15 +106,16 @@ def parse_config(sources: Sequence[str | Settings], overrides: Sequence[str]) ->
             continue
         path = find_file(source, builtin_configs())
         content = _flatten(read_yaml(path))
-        _check_keys(content, str(path))
+        _check(content, str(path))
         forget_options(content)
-        arguments.append(f'--config={path}')
+        if content:
+            arguments.append(f'--config={path}')
     given = {}
     for override in overrides:
         key, separator, value = override.partition('=')
         if not separator or not key:
             raise ValueError(f'{override!r} is no override: write key=value, for example learn.epochs=2')
-        _check_keys([key], 'the command line')
+        _check({key: _yaml_value(value)}, 'the command line')
         given[key] = value
     forget_options(given)
     arguments += [f'--{override}' for override in overrides]
@@ -125,15 +130,36 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; an empty file is an empty one.
 
     Raises:
-        ValueError: If it is not one.
+        ValueError: If it is not one, or refers to its own parts without an end.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8')) or {}
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: of the encoding, dates, numbers
         raise ValueError(f'{path} is not valid YAML: {one_line(error)}') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} must hold keys and values, not a {type(content).__name__}')
+    if _count(content, {}) > _MOST_VALUES:
+        raise ValueError(f'{path} stands for more than {_MOST_VALUES:,} values: an alias contains itself, or too much')
     return content
+
+
+def _count(value: Any, known: dict[int, float]) -> float:
+    """Values in a tree, aliases counted wherever they stand; infinitely many if one contains itself."""
+    if not isinstance(value, (dict, list)):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = math.inf  # until it is counted
+        parts = value.values() if isinstance(value, dict) else value
+        known[id(value)] = 1 + sum(_count(part, known) for part in parts)
+    return known[id(value)]
+
+
+def _yaml_value(text: str) -> Any:
+    """The value of an override; the text itself where it is no YAML."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
 
 
 def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
@@ -180,7 +206,7 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     path = run_dir / 'config.yaml'
     if path.exists():
         # A setting that the file lacks is newer than the run, which did what its default does.
-        before = _flatten(read_yaml(path))
+        before = _flatten(read_run_config(path))
         inside = {key[: dot.start()] for key in before for dot in re.finditer(r'\.', key)}
         defaults = _flatten(_plain(asdict(Config())))
         before |= {key: value for key, value in defaults.items() if key not in before and key not in inside}
@@ -216,6 +242,22 @@ def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def read_run_config(path: Path) -> dict[str, Any]:
+    """Read the configuration that a run has written.
+
+    Raises:
+        ValueError: If the file is damaged: all settings are written.
+    """
+    content = read_yaml(path)
+    missing = [field.name for field in fields(Config) if field.name not in content]
+    if missing:
+        raise ValueError(
+            f'{path} is damaged, it lacks {", ".join(missing)}: delete it and give the command that began the run, '
+            'with all its settings'
+        )
+    return content
+
+
 def _parse(parser: ArgumentParser, arguments: list[str] | dict[str, Any]) -> Any:
     try:
         if isinstance(arguments, dict):
@@ -225,29 +267,52 @@ def _parse(parser: ArgumentParser, arguments: list[str] | dict[str, Any]) -> Any
         message = one_line(str(error).replace('Parser key ', ''))
         key = re.search(r'"([\w.]+)"', message)
         bound = re.search(r'(\S*) does not conform to restriction (v[^\n]*?)(?= - |$)', message)
-        if key and bound and bound[2].strip() in _BOUNDS:
-            message = f'{key[1]} is {bound[1].removeprefix(":") or "no number"}; it {_BOUNDS[bound[2].strip()]}'
+        limit = _LIMIT.search(bound[2]) if bound else None
+        words = _BOUNDS.get(_LIMIT.sub('', bound[2]).strip()) if bound else None
+        if key and bound and words:
+            most = f' and at most {limit[1]}' if limit else ''
+            message = f'{key[1]} is {bound[1].removeprefix(":") or "no number"}; it {words}{most}'
         raise ValueError(f'wrong value: {message}') from error
 
 
-def _keys(cls: type, prefix: str = '') -> dict[str, bool]:
-    """Dotted keys of a configuration class -> whether anything may follow (a mapping)."""
+class _Key(NamedTuple):
+    """What may stand at a key: null, a mapping of settings, a mapping of anything."""
+
+    nullable: bool
+    section: bool
+    free: bool
+
+
+def _keys(cls: type, prefix: str = '') -> dict[str, _Key]:
+    """Dotted keys of a configuration class."""
     hints, keys = get_type_hints(cls), {}
     for field in fields(cls):
         name, hint = f'{prefix}{field.name}', hints[field.name]
-        nested = [t for t in (hint, *getattr(hint, '__args__', ())) if is_dataclass(t)]
-        keys[name] = get_origin(hint) is dict
+        nested = [t for t in (hint, *get_args(hint)) if is_dataclass(t)]
+        keys[name] = _Key(type(None) in get_args(hint), bool(nested), get_origin(hint) is dict)
         for t in nested:
             keys |= _keys(t, f'{name}.')  # type: ignore[arg-type]
     return keys
 
 
-def _check_keys(keys: Iterable[str], where: str) -> None:
+def _check(content: Mapping[str, Any], where: str) -> None:
+    """Refuse unknown keys, and what jsonargparse takes for settings that are not given, or stumbles over."""
     known = _keys(Config)
-    for key in keys:
-        inside = any(free and key.startswith(f'{name}.') for name, free in known.items())
-        if key not in known and not inside:
-            raise ValueError(f'unknown key {key} in {where}{nearest(key, known, 0.5)}')
+    for key, value in content.items():
+        found = known.get(key)
+        if found is None:
+            if not any(rule.free and key.startswith(f'{name}.') for name, rule in known.items()):
+                raise ValueError(f'unknown key {key} in {where}{nearest(key, known, 0.5)}')
+        elif value is None and not found.nullable:
+            raise ValueError(f'{key} is null in {where}: leave it out, or give it a value')
+        elif found.section and value is not None and not isinstance(value, Mapping):
+            raise ValueError(
+                f'{key} is {str(value)[:80]!r} in {where}: it holds settings, such as {_first(known, key)}'
+            )
+
+
+def _first(known: Iterable[str], section: str) -> str:
+    return next(name for name in known if name.startswith(f'{section}.'))
 
 
 def _flatten(mapping: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:

@@ -14,4 +14,11 @@ if TYPE_CHECKING:  # jsonargparse makes its types at run time, where no type che
     PositiveInt = int
 else:
     from jsonargparse.typing import ClosedUnitInterval as Fraction
-    from jsonargparse.typing import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+    from jsonargparse.typing import restricted_number_type
+
+    # What single precision and 64 bits hold: more would be infinite, or too large, where it is used.
+    _LARGEST_FLOAT, _LARGEST_INT = 3e38, 2**63 - 1
+    NonNegativeFloat = restricted_number_type('NumberFrom0', float, [('>=', 0), ('<=', _LARGEST_FLOAT)])
+    PositiveFloat = restricted_number_type('NumberAbove0', float, [('>', 0), ('<=', _LARGEST_FLOAT)])
+    NonNegativeInt = restricted_number_type('IntegerFrom0', int, [('>=', 0), ('<=', _LARGEST_INT)])
+    PositiveInt = restricted_number_type('IntegerAbove0', int, [('>', 0), ('<=', _LARGEST_INT)])

@@ -17,7 +17,7 @@ from ..scoring import Scorer, Tools
 from ..spaces import ChoicePath
 from ..supernets import Supernet
 
-__all__ = ['Method', 'PathMethod', 'Step', 'Stream', 'decay_no_norms', 'sgd']
+__all__ = ['Method', 'PathMethod', 'Step', 'Stream', 'apply_update', 'decay_no_norms', 'sgd']
 
 
 @dataclass(frozen=True)
@@ -60,8 +60,14 @@ class Step(Protocol):
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradients of a loss. Several per step accumulate."""
 
-    def update(self, optimizer: str = 'weights') -> None:
-        """Step an optimizer, then drop all gradients: what had none gets neither momentum nor weight decay."""
+    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
+        """Step an optimizer, then drop all gradients: what had none gets neither momentum nor weight decay.
+
+        Args:
+            optimizer: Its name.
+            max_norm: Largest norm of the gradients of all its parameters together; None does not clip.
+            lr_factor: Multiplies its learning rate in this step, so that a method needs no schedule with a state.
+        """
 
 
 class Method(nn.Module, ABC):
@@ -69,7 +75,8 @@ class Method(nn.Module, ABC):
 
     A new method is one module with a subclass, a dataclass ``Options`` and a function
     ``create(supernet, options, num_classes) -> Method``; ``learn.method`` names the module. What it must resume after
-    a kill is in its state dict and in its optimizers.
+    a kill is in its state dict and in its optimizers. A method that needs a supernet of another kind than the space's
+    names it: its module has a constant ``SUPERNET``.
     """
 
     @property
@@ -84,7 +91,10 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
-        """Optimizers by name. The learning rate of ``weights`` follows the configured schedule, others are its own."""
+        """Optimizers by name. The learning rate of ``weights`` follows the configured schedule, others are its own.
+
+        A method whose recipe fixes the schedule has none called ``weights``.
+        """
 
     @abstractmethod
     def step(self, step: Step) -> dict[str, torch.Tensor]:
@@ -163,3 +173,16 @@ def sgd(groups: Iterable[dict], config: LearnConfig) -> torch.optim.SGD:
 def decay_no_norms(model: nn.Module, config: LearnConfig) -> list[dict]:
     """Parameter groups in which BN and biases have no weight decay."""
     return timm.optim.param_groups_weight_decay(model, config.weight_decay)
+
+
+def apply_update(optimizer: torch.optim.Optimizer, max_norm: float | None, lr_factor: float) -> None:
+    """What ``Step.update`` does to an optimizer; its learning rates are afterwards what they were."""
+    groups = optimizer.param_groups
+    if max_norm is not None:
+        nn.utils.clip_grad_norm_([p for group in groups for p in group['params']], max_norm)
+    rates = [group['lr'] for group in groups]
+    for group in groups:
+        group['lr'] *= lr_factor
+    optimizer.step()
+    for group, rate in zip(groups, rates, strict=True):
+        group['lr'] = rate

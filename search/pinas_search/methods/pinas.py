@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..config import ViewConfig
+from ..config.types import Fraction, PositiveFloat, PositiveInt
 from ..plugins import options_of
 from ..spaces import ChoicePath
 from ..supernets import Supernet
@@ -59,11 +60,11 @@ class SupernetPi(PathMethod):
     def __init__(
         self,
         supernet: Supernet,
-        queue_size: int = 49152,
-        momentum: float = 0.999,
-        temperature: float = 0.2,
+        queue_size: PositiveInt = 49152,
+        momentum: Fraction = 0.999,
+        temperature: PositiveFloat = 0.2,
         *,
-        feature_dim: int = 128,
+        feature_dim: PositiveInt = 128,
         cross_path: bool = True,
         mean_teacher: bool = True,
         negatives: bool = True,

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from ..config import LearnConfig, plain_views
+from ..config import LearnConfig
+from ..config.types import Fraction
 from ..spaces import ChoicePath
 from ..supernets import Supernet
-from .base import PathMethod, Stream, decay_no_norms, sgd
+from .base import PathMethod, decay_no_norms, sgd
+from .supervised import SupervisedMethod
 
 __all__ = ['Options', 'Spos', 'create']
 
@@ -24,34 +24,15 @@ class Options:
         label_smoothing: Label smoothing of the cross entropy.
     """
 
-    label_smoothing: float = 0.1
+    label_smoothing: Fraction = 0.1
 
 
-class Spos(PathMethod):
+class Spos(SupervisedMethod, PathMethod):
     """A uniform path per step, cross entropy with labels. Blocks off the path get no gradient, momentum or decay."""
 
-    def __init__(self, supernet: Supernet, num_classes: int, *, label_smoothing: float = 0.1) -> None:
-        """Add a classifier to a supernet.
-
-        Args:
-            supernet: The supernet; it is trained in place.
-            num_classes: Classes.
-            label_smoothing: Label smoothing of the cross entropy.
-        """
-        super().__init__()
-        self.network = supernet
-        self.fc = nn.Linear(supernet.num_features, num_classes)
-        self.label_smoothing = label_smoothing
-
-    @property
-    def supernet(self) -> Supernet:
-        """The supernet."""
-        return self.network
-
-    @property
-    def streams(self) -> dict[str, Stream]:
-        """Random crops and flips."""
-        return {'train': Stream(plain_views())}
+    def __init__(self, supernet: Supernet, num_classes: int, *, label_smoothing: Fraction = 0.1) -> None:
+        """Add a classifier to a supernet; see ``SupervisedMethod``."""
+        super().__init__(supernet, num_classes, label_smoothing)
 
     def optimizers(self, config: LearnConfig) -> dict[str, torch.optim.Optimizer]:
         """SGD; like the original it decays neither BN nor biases."""
@@ -79,12 +60,7 @@ class Spos(PathMethod):
         """
         if labels is None:
             raise ValueError('SPOS learns from labels, pass them to training_step')
-        logits = self.fc(self.network.features(self.network(views[0], paths[0])))
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
-
-    def artifacts(self) -> dict[str, nn.Module]:
-        """The supernet and the classifier that was trained with it."""
-        return {'supernet': self.network, 'classifier': self.fc}
+        return self.loss(self.network(views[0], paths[0]), labels)
 
 
 def create(supernet: Supernet, options: Options, num_classes: int) -> Spos:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from pinas_models.common.files import atomic_path, write_json, write_text
@@ -26,7 +26,7 @@ def save_tensors(module: nn.Module, path: Path) -> None:
     """Write a module's state dict as safetensors, atomically."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary)
+        temporary.write_bytes(save(tensors))  # safetensors' own error for a full disk is no OSError
 
 
 def load_tensors(module: nn.Module, path: Path, stage: str) -> None:
@@ -89,6 +89,9 @@ def drop_half_line(file: Path) -> None:
             stream.truncate(content.rfind(b'\n') + 1)
 
 
+_NO_RESULTS = ('done.json', 'checkpoint.pt', 'metrics.jsonl')
+
+
 class StageDir:
     """Folder of one stage (or of one network in the retraining): metrics, checkpoint, mark of completion."""
 
@@ -98,13 +101,18 @@ class StageDir:
 
     @property
     def done(self) -> dict[str, Any] | None:
-        """The record of a finished stage, None before."""
+        """The record of a finished stage, None before, and if a file is missing that it had written."""
         path = self.path / 'done.json'
-        return read_json(path) if path.exists() else None
+        record = read_json(path) if path.exists() else None
+        if record is None or any(not (self.path / name).exists() for name in record.get('files', [])):
+            return None
+        return record
 
     def finish(self, record: Mapping[str, Any]) -> None:
         """Mark the stage as finished and drop the checkpoint, which is of no use any more."""
-        write_json(self.path / 'done.json', dict(record))
+        files = [f.name for f in self.path.glob('[!.]*') if f.is_file() and f.name not in _NO_RESULTS]
+        results = sorted(name for name in files if not name.endswith(('.lock', '.tmp')))
+        write_json(self.path / 'done.json', {**record, 'files': results})
         (self.path / 'checkpoint.pt').unlink(missing_ok=True)
 
     def save_checkpoint(self, state: Mapping[str, Any]) -> None:
@@ -124,7 +132,7 @@ class StageDir:
             return None
         try:
             return torch.load(path, map_location='cpu', weights_only=True)
-        except Exception as error:
+        except Exception as error:  # torch raises nearly anything for a damaged file
             raise ValueError(f'{path} is damaged: delete it to begin the stage anew') from error
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:

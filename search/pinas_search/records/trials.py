@@ -164,7 +164,7 @@ def _journal(file: Path) -> JournalStorage:
     lock = JournalFileOpenLock(str(file), grace_period=3)
     try:
         return JournalStorage(JournalFileBackend(str(file), lock))
-    except (json.JSONDecodeError, KeyError, UnicodeDecodeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:  # as the lines are no records of Optuna's
         raise ValueError(
             f'{file} is damaged ({type(error).__name__}: {error}): delete it to begin the search anew, or cut the file '
             'before the damaged line'

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..spaces import Space
 
-__all__ = ['write_report']
+if TYPE_CHECKING:
+    from .collect import RunRecord
+    from .summary import Summary
+
+__all__ = ['render_page', 'write_report']
 
 
 def write_report(run_dir: Path, space: Space) -> Path:
@@ -27,28 +33,45 @@ def write_report(run_dir: Path, space: Space) -> Path:
     Raises:
         ValueError: If no stage has begun, or a file is damaged or of another space.
     """
-    # Only this command needs the template engine, matplotlib and scipy.
+    # Only this command needs matplotlib and scipy.
+    from pinas_models.common.files import write_text
+
+    from .collect import collect
+    from .figures import draw_pictures, save_pictures
+    from .summary import summarize
+
+    record = collect(run_dir, space)
+    summary, index = summarize(record, space), run_dir / 'report' / 'index.html'
+    pictures = save_pictures(draw_pictures(record, summary, space), index.parent / 'figures')
+    write_text(index, render_page(record, summary, space, pictures, index))
+    return index
+
+
+def render_page(record: RunRecord, summary: Summary, space: Space, pictures: Mapping[str, str], index: Path) -> str:
+    """The page as text; nothing is written.
+
+    Args:
+        record: What the run directory holds.
+        summary: What the page says first.
+        space: The space of the run.
+        pictures: ``<svg>`` elements by name; the page leaves out those that are not there.
+        index: Where the page will be, for its links.
+    """
     import jinja2
     from markupsafe import Markup
 
-    from pinas_models.common.files import write_text
-
     from ..data import CAVEATS
-    from .collect import collect
-    from .figures import draw_pictures, duration, save_pictures, top_count
-    from .summary import standard_error, summarize
+    from .figures import duration, top_count
+    from .summary import standard_error
     from .winner import choice_meanings
 
-    record = collect(run_dir, space)
-    summary, description = summarize(record, space), space.describe()
-    pictures = save_pictures(draw_pictures(record, summary, space), run_dir / 'report' / 'figures')
+    description = space.describe()
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {'percent': _percent, 'points': _points, 'signed': _signed, 'si': _si, 'duration': duration}
     template = environment.from_string((files(__package__) / 'template.html.j2').read_text(encoding='utf-8'))
-    index = run_dir / 'report' / 'index.html'
-    page = template.render(
+    return template.render(
         record=record,
         caveat=CAVEATS.get(record.setting('data.source'), ''),
         results=_measured_results(index),
@@ -60,8 +83,6 @@ def write_report(run_dir: Path, space: Space) -> Path:
         standard_error=standard_error,
         top_count=top_count(len(record.candidates)),
     )
-    write_text(index, page)
-    return index
 
 
 def _measured_results(index: Path) -> str:

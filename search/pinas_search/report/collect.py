@@ -10,13 +10,23 @@ from typing import Any, Literal, TypeVar
 
 import numpy as np
 import yaml
+from safetensors.numpy import load_file
 
 from .. import STAGES
 from ..records import Candidate, read_json
 from ..scoring.tables import read_table
 from ..spaces import Space
 
-__all__ = ['Network', 'Ranking', 'RetrainResult', 'RunRecord', 'SearchResult', 'StageRecord', 'collect']
+__all__ = [
+    'Architecture',
+    'Network',
+    'Ranking',
+    'RetrainResult',
+    'RunRecord',
+    'SearchResult',
+    'StageRecord',
+    'collect',
+]
 
 T = TypeVar('T')
 Metrics = Sequence[Mapping[str, Any]]
@@ -90,6 +100,19 @@ class Network:
 
 
 @dataclass(frozen=True)
+class Architecture:
+    """What the architecture parameters of a method prefer.
+
+    Attributes:
+        path: The path of the largest logits, as digits.
+        probability: Its probability, the product over the positions.
+    """
+
+    path: str
+    probability: float
+
+
+@dataclass(frozen=True)
 class Ranking:
     """How the supernet ranks networks of known accuracy.
 
@@ -131,6 +154,7 @@ class RunRecord:
         config: The same, parsed; empty if it is no YAML mapping.
         stages: All stages in order.
         learn: Metrics of the learning stage.
+        architecture: What the method's architecture parameters prefer; None if it has none.
         linear: Metrics of the linear stage.
         candidates: Scored paths in the order of evaluation.
         search: Result of the search; None while it is not finished.
@@ -143,6 +167,7 @@ class RunRecord:
     config: Mapping[str, Any]
     stages: tuple[StageRecord, ...]
     learn: Metrics
+    architecture: Architecture | None
     linear: Metrics
     candidates: tuple[Candidate, ...]
     search: SearchResult | None
@@ -232,12 +257,24 @@ def collect(run_dir: Path, space: Space) -> RunRecord:
             if folder.is_dir() or _is_asked_for(folder.name, config)
         ),
         learn=learn,
+        architecture=_read_architecture(run_dir / 'learn' / 'architecture.safetensors', space),
         linear=linear,
         candidates=candidates,
         search=search,
         networks=networks,
         ranking=_read_ranking(run_dir / 'rank'),
     )
+
+
+def _read_architecture(file: Path, space: Space) -> Architecture | None:
+    """Read the artifact ``architecture``: one tensor ``logits``, [L, m]; a method may keep something else there."""
+    logits = load_file(file).get('logits') if file.exists() else None
+    if logits is None or logits.shape != (space.num_positions, max(space.num_choices)):
+        return None
+    rows = [row[list(choices)].astype(float) for row, choices in zip(logits, space.allowed, strict=True)]
+    path = [choices[int(row.argmax())] for row, choices in zip(rows, space.allowed, strict=True)]
+    odds = [np.exp(row - row.max()).sum() for row in rows]
+    return Architecture(space.encode(path), float(1 / np.prod(odds)))
 
 
 def _stage_dirs(run_dir: Path) -> list[Path]:

@@ -111,6 +111,7 @@ def save_pictures(pictures: Mapping[str, Picture], folder: Path) -> dict[str, st
                 with atomic_path(folder / f'{name}.png') as temporary:
                     # None: no version of matplotlib in the file, so that an update of it does not change the bytes.
                     picture.figure.savefig(temporary, format='png', dpi=_DPI, metadata={'Software': None})
+                picture.figure.set_layout_engine('none')  # both files have one layout, which is half of the work
                 svg = _to_svg(picture.figure)
             else:
                 svg = picture.figure
@@ -211,17 +212,25 @@ def _plot_series(axes: Axes, x: np.ndarray, y: np.ndarray) -> None:
 
 
 def _draw_learning(metrics: Metrics) -> Picture:
-    figure, grid = _figure(4.2, rows=2, sharex=True, height_ratios=(3, 2))
-    upper, lower = grid[:, 0]
-    epochs, loss, rate = (_column(metrics, key) for key in ('epoch', 'loss', 'lr'))
+    epochs, loss, rate, entropy = (_column(metrics, key) for key in ('epoch', 'loss', 'lr', 'entropy'))
+    decides = not np.isnan(entropy).all()  # the method has architecture parameters
+    ratios = (3, 2, 2) if decides else (3, 2)
+    figure, grid = _figure(5.6 if decides else 4.2, rows=len(ratios), sharex=True, height_ratios=ratios)
+    upper, lower = grid[0, 0], grid[-1, 0]
     _plot_series(upper, epochs, loss)
+    if decides:
+        grid[1, 0].plot(epochs, entropy, color=_BLUE)
+        grid[1, 0].set(ylabel='entropy (nats)', ylim=(0, None))
     upper.set(ylabel='loss', title='Learning the supernet')
     if upper.get_legend_handles_labels()[0]:
         upper.legend(loc='upper right')
     lower.plot(epochs, rate, color=_BLUE, drawstyle='steps-pre')
     lower.set(xlabel='epoch', ylabel='learning rate', ylim=(0, None))
     figure.align_ylabels()
-    return Picture(figure, f'The loss of the supernet goes from {loss[0]:.3g} to {loss[-1]:.3g}.')
+    alt = f'The loss of the supernet goes from {loss[0]:.3g} to {loss[-1]:.3g}.'
+    if decides:
+        alt += f' The entropy of its architecture parameters goes from {entropy[0]:.3g} to {entropy[-1]:.3g} nats.'
+    return Picture(figure, alt)
 
 
 def _draw_linear(metrics: Metrics) -> Picture:

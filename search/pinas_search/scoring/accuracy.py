@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from ..data import Batch, epoch_batches
-from ..randomness import generator
 from ..spaces import ChoicePath
 from .base import Score, Tools, pack
-from .recalibrate import recalibrate_bn
+from .images import EvaluationImages
+from .recalibrate import keeps_statistics, recalibrate_bn
 from .sharing import ManyPaths
 
-__all__ = ['NEEDS', 'CandidateEvaluator', 'Judgement', 'Options', 'create', 'judge']
+__all__ = ['NEEDS', 'CandidateEvaluator', 'Judgement', 'Options', 'check', 'create', 'judge']
 
 NEEDS = frozenset({'supernet', 'classifier'})
-_CACHE_BYTES = 1 << 30
 # Cross-entropy decides between equal accuracies and nothing else: up to 100 nats it moves a score by at most 5e-6, and
 # different accuracies on up to 100,000 images are at least 1e-5 apart.
 _TIE = 5e-8
@@ -102,10 +100,8 @@ class CandidateEvaluator:
         Raises:
             ValueError: If there are no held-out images.
         """
-        config, seed = tools.config.search.evaluate, tools.config.seed
-        train, held_out, views = tools.splits.train, tools.splits.held_out, tools.config.linear.views
-        if not len(held_out):
-            raise ValueError('there are no held-out images to score candidates on: set data.held_out_per_class above 0')
+        config = tools.config.search.evaluate
+        self._images = EvaluationImages(tools)
         if not config.recalibrate:
             warnings.warn(
                 'search.evaluate.recalibrate is off: scores then mix the BN statistics of all paths and rank them '
@@ -114,30 +110,11 @@ class CandidateEvaluator:
             )
         self.supernet, self.classifier = tools.load_supernet(), tools.load_classifier()
         self.config, self.autocast = config, tools.autocast
-        # In a fixed random order: folders list their images class by class, and the first ones would be of one class.
-        size = min(config.batch_size, len(train))
-        batches = epoch_batches(len(train), size, seed=seed, purpose='recalibrate/order', epoch=0)[: config.batches]
-        order = torch.randperm(len(held_out), generator=generator(seed, 'score/order'))[: config.max_images]
-        scored = list(order.split(config.batch_size))
-        self.num_calibration = sum(map(len, batches)) if config.recalibrate else 0
-        self.num_scored = sum(map(len, scored))
-
-        def calibration() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-            crops = train.random_crops(batches, num_views=1, views=views, seed=seed, purpose='recalibrate/crops')
-            for i, batch in enumerate(crops):
-                yield tools.augment(batch.images, views, 'recalibrate', i)[0], batch.labels
-
-        def prepare(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-            return tools.normalize(batch.images), batch.labels
-
-        self.facts: dict[str, object] = {
-            'recalibrated': config.recalibrate,
-            'calibration_images': self.num_calibration,
-            'held_out_images': self.num_scored,
-        }
-        pixels = 3 * tools.config.data.image_size**2 * 4
-        self._calibration = _cached(calibration, self.num_calibration * pixels)
-        self._scored = _cached(lambda: map(prepare, held_out.center_crops(scored)), self.num_scored * pixels)
+        self.num_calibration, self.num_scored = self._images.num_calibration, self._images.num_scored
+        tracked = 'recalibrated' if config.recalibrate else 'running statistics'
+        # Layers without running statistics, if the supernet has any, use those of the batch that is scored.
+        batch_norm = tracked if keeps_statistics(self.supernet) else 'batch statistics'
+        self.facts: dict[str, object] = {**self._images.facts, 'batch_norm': batch_norm}
 
     def score(self, paths: Sequence[ChoicePath]) -> list[Score]:
         """Top-1 accuracy of paths on the held-out images, after recalibration.
@@ -159,8 +136,10 @@ class CandidateEvaluator:
         with self.autocast():
             together = ManyPaths(self.supernet.eval(), paths)
             if self.config.recalibrate:
-                together.recalibrate((images for images, _ in self._calibration()), variance=self.config.variance)
-            for images, labels in self._scored():
+                together.recalibrate(
+                    (images for images, _ in self._images.calibration()), variance=self.config.variance
+                )
+            for images, labels in self._images.scored():
                 for path, feature_map in together.run(images):
                     tallies[path].add(self.classifier(self.supernet.features(feature_map)), labels)
         return {path: tally.judgement() for path, tally in tallies.items()}
@@ -169,27 +148,20 @@ class CandidateEvaluator:
         supernet = self.supernet.eval()
         with self.autocast():
             if self.config.recalibrate:
-                images = (images for images, _ in self._calibration())
+                images = (images for images, _ in self._images.calibration())
                 recalibrate_bn(supernet, path, images, variance=self.config.variance)
-            return judge(lambda x: self.classifier(supernet.features(supernet(x, path))), self._scored())
+            return judge(lambda x: self.classifier(supernet.features(supernet(x, path))), self._images.scored())
+
+
+def check(tools: Tools, options: Options) -> None:
+    """Make sure before the learning that there will be something to score on.
+
+    Raises:
+        ValueError: If there are no held-out images.
+    """
+    EvaluationImages(tools)
 
 
 def create(tools: Tools, options: Options) -> CandidateEvaluator:
     """Build the evaluator."""
     return CandidateEvaluator(tools)
-
-
-def _cached(
-    batches: Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]], num_bytes: int
-) -> Callable[[], Iterator[tuple[torch.Tensor, torch.Tensor]]]:
-    """Keep prepared batches when they are small: they are the same for every candidate."""
-    if num_bytes > _CACHE_BYTES:
-        return batches
-    store: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def cached() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if not store:
-            store.extend(batches())
-        return iter(store)
-
-    return cached

@@ -17,7 +17,7 @@ from ..data import Splits
 from ..spaces import ChoicePath, Space
 from ..supernets import Supernet
 
-__all__ = ['OffersScorers', 'Score', 'Scorer', 'Tools', 'pack', 'unpack']
+__all__ = ['OffersScorers', 'Predictor', 'Score', 'Scorer', 'Tools', 'pack', 'unpack']
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,13 @@ class Scorer(Protocol):
 
     def score(self, paths: Sequence[ChoicePath]) -> list[Score]:
         """Score paths, in any order; one score per path."""
+
+
+class Predictor(Scorer, Protocol):
+    """A scorer that learns from labelled paths."""
+
+    def observe(self, paths: Sequence[ChoicePath], values: Sequence[float]) -> None:
+        """Take paths and their values; bigger is better."""
 
 
 class OffersScorers(Protocol):
@@ -86,6 +93,9 @@ class Tools(Protocol):
 
     def load_classifier(self) -> nn.Linear:
         """The classifier that the linear stage left."""
+
+    def build_method(self) -> OffersScorers:
+        """The method before its first step."""
 
     def load_method(self) -> OffersScorers:
         """The method with everything that the learning stage left."""

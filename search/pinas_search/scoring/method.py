@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .base import Scorer, Tools
+from .base import OffersScorers, Scorer, Tools
 
-__all__ = ['NEEDS', 'Options', 'create']
+__all__ = ['NEEDS', 'Options', 'check', 'create']
 
 NEEDS = frozenset({'supernet'})
 
@@ -28,9 +28,22 @@ def create(tools: Tools, options: Options) -> Scorer:
     Raises:
         ValueError: If the method offers no such score.
     """
-    scorers = tools.load_method().scorers(tools)
+    return _find(tools.load_method(), tools, options)
+
+
+def check(tools: Tools, options: Options) -> None:
+    """Make sure before the learning that the method will offer the score.
+
+    Raises:
+        ValueError: If it does not.
+    """
+    _find(tools.build_method(), tools, options)
+
+
+def _find(method: OffersScorers, tools: Tools, options: Options) -> Scorer:
+    scorers = method.scorers(tools)
     name = options.name or next(iter(scorers), '')
     if name not in scorers:
-        method, offers = tools.config.learn.method, ', '.join(scorers) or 'none'
-        raise ValueError(f'search.scorer: the method {method} has no score {name!r} of its own (it has: {offers})')
+        known, offers = tools.config.learn.method, ', '.join(scorers) or 'none'
+        raise ValueError(f'search.scorer: the method {known} has no score {name!r} of its own (it has: {offers})')
     return scorers[name]

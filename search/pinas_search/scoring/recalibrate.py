@@ -13,7 +13,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-__all__ = ['PathNetwork', 'PooledStatistics', 'recalibrate_bn', 'tracking_layers']
+__all__ = ['PathNetwork', 'PooledStatistics', 'keeps_statistics', 'recalibrate_bn', 'tracking_layers']
 
 
 class PathNetwork(Protocol):
@@ -79,6 +79,11 @@ def recalibrate_bn(
         model.train(False)
     if not count:
         raise ValueError('BN recalibration got no batch: give it at least one batch of training images')
+
+
+def keeps_statistics(model: nn.Module) -> bool:
+    """Whether all batch norms of a model keep running statistics, so that its results do not depend on the batch."""
+    return all(m.track_running_stats for m in model.modules() if isinstance(m, _BatchNorm))
 
 
 def tracking_layers(modules: Iterable[nn.Module]) -> list[_BatchNorm]:

@@ -12,17 +12,16 @@ from typing import Literal
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..spaces import ChoicePath
 from ..supernets import Call, Graph, Supernet
-from .lowering import fold, lower_pool
+from .lowering import fold, fold_inside, lower
 from .recalibrate import PooledStatistics, tracking_layers
 
 __all__ = ['ManyPaths']
 
 _NAMES = ('running_mean', 'running_var', 'num_batches_tracked')
-_Place = tuple[int, _BatchNorm]  # a node, and a batch norm that its call uses
+_Place = tuple[int, nn.Module]  # a node, and a batch norm that its call uses
 _Buffers = tuple[torch.Tensor, ...]
 
 
@@ -43,8 +42,14 @@ class ManyPaths:
         self._supernet = supernet
         self._graph = Graph()
         self._outputs = {path: supernet.lay_out(self._graph, path) for path in self.paths}
-        self._pools = {i: call for i, node in enumerate(self._graph.nodes) if (call := lower_pool(node.call))}
-        self._calls: Mapping[int, Call] = self._pools
+        lowered: dict[object, Call | None] = {}
+        self._lowered: dict[int, Call] = {}
+        for index, node in enumerate(self._graph.nodes):
+            if node.call not in lowered:
+                lowered[node.call] = lower(node.call)
+            if (call := lowered[node.call]) is not None:
+                self._lowered[index] = call
+        self._calls: Mapping[int, Call] = self._lowered
         self._statistics: dict[_Place, _Buffers] = {}
 
     @torch.no_grad()
@@ -63,7 +68,7 @@ class ManyPaths:
         """
         lending, count = _Lending(self._supernet, {}), 0
         pooled: dict[_Place, PooledStatistics] = {}
-        calls = lending.follow(self._graph, self._pools)
+        calls = lending.follow(self._graph, self._lowered)
         self._supernet.train()
         try:
             # None asks PyTorch for the cumulative average, which is the plain mean over the batches.
@@ -83,11 +88,11 @@ class ManyPaths:
             pool.write(*lending.statistics[place][:2])
         self._write(lending.statistics, count)
         self._statistics = lending.statistics
-        self._calls = {**self._pools, **self._folded()}
+        self._calls = {**self._lowered, **self._folded()}
 
     @torch.no_grad()
     def run(self, images: torch.Tensor) -> Iterator[tuple[ChoicePath, torch.Tensor]]:
-        """Run all paths in eval mode; each with its own statistics once they are recalibrated, else with the supernet's.
+        """Run all paths in eval mode, with their own statistics once they are recalibrated.
 
         Args:
             images: Normalised images [N, 3, H, W].
@@ -112,23 +117,24 @@ class ManyPaths:
             return {}  # low precision rounds a folded weight otherwise
         nodes, uses, outputs = self._graph.nodes, self._graph.uses(), set(self._outputs.values())
         calls: dict[int, Call] = {}
-        for (index, layer), (mean, var, _) in self._statistics.items():
-            if nodes[index].call is layer:
+        for index, norms in _by_node(self._statistics).items():
+            call = nodes[index].call
+            if call in norms:
                 (before,) = nodes[index].inputs
-                together = fold(nodes[before].call, layer, mean, var)
+                together = fold(nodes[before].call, call, norms[call])
                 if together is not None and uses[before] == 1 and before not in outputs:
                     calls |= {before: _same, index: together}
+            elif (inside := fold_inside(call, norms)) is not None:
+                calls[index] = inside
         return calls
 
     def _write(self, statistics: Mapping[_Place, _Buffers], count: int) -> None:
         """Leave in the supernet what recalibrating one path after another would leave."""
-        places: dict[int, list[_Place]] = {}
-        for place in statistics:
-            places.setdefault(place[0], []).append(place)
-        last: dict[_BatchNorm, _Place] = {}
+        norms = _by_node(statistics)
+        last: dict[nn.Module, _Place] = {}
         for path, output in self._outputs.items():
-            own: dict[_BatchNorm, _Place] = {}
-            for place in (place for index in self._graph.ancestors(output) for place in places.get(index, ())):
+            own: dict[nn.Module, _Place] = {}
+            for place in ((i, norm) for i in self._graph.ancestors(output) for norm in norms.get(i, ())):
                 if place[1] in own:
                     raise ValueError(
                         f'the supernet uses a batch norm of the path {self._supernet.space.encode(path)} in two nodes, '
@@ -188,9 +194,9 @@ class _Lending:
         own: dict[nn.Module, _Buffers] = {m: tuple(m.get_buffer(name) for name in _NAMES) for m in self._layers}
 
         def lend(layer: nn.Module, args: tuple[torch.Tensor, ...]) -> None:
-            place: _Place = (self._node, layer)  # type: ignore[assignment]
+            place: _Place = (self._node, layer)
             if place not in self.statistics and self._supernet.training:
-                self.statistics[place] = tuple(map(torch.zeros_like, own[layer]))  # type: ignore[index]
+                self.statistics[place] = tuple(map(torch.zeros_like, own[layer]))
             for name, buffer in zip(_NAMES, self.statistics.get(place, ()), strict=False):
                 setattr(layer, name, buffer)
             self.sizes[place] = args[0].numel() // args[0].shape[1]
@@ -204,6 +210,13 @@ class _Lending:
             for layer, buffers in own.items():
                 for name, buffer in zip(_NAMES, buffers, strict=True):
                     setattr(layer, name, buffer)
+
+
+def _by_node(statistics: Mapping[_Place, _Buffers]) -> dict[int, dict[nn.Module, _Buffers]]:
+    nodes: dict[int, dict[nn.Module, _Buffers]] = {}
+    for (index, norm), buffers in statistics.items():
+        nodes.setdefault(index, {})[norm] = buffers
+    return nodes
 
 
 def _same(x: torch.Tensor) -> torch.Tensor:

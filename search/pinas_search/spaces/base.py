@@ -7,11 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import nn
+
+if TYPE_CHECKING:
+    from .graph import Graph
 
 __all__ = [
     'AdditiveSpace',
@@ -297,6 +300,17 @@ class Space(ABC):
         Raises:
             ValueError: If the path is not in the space, or the networks have no such dropout.
         """
+
+    def graph(self, path: Sequence[int]) -> Graph:
+        """A path as a graph of operations, for predictors that read graphs; a space may have none.
+
+        Raises:
+            ValueError: If the path is not in the space, or the space has no graphs.
+        """
+        raise ValueError(
+            f'{self.name} does not say what its networks are as graphs, which arch2vec reads: give the space a method '
+            'graph(path), or choose another predictor'
+        )
 
     def model_args(self, path: Sequence[int]) -> Mapping[str, Any] | None:
         """Arguments with which timm builds the network again; None if the networks are no timm models."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,12 +17,15 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from .base import AdditiveSpace, Choice, ChoicePath, CostTable, Description, Group
+from .graph import Graph, line_graph
 from .nasbench201_network import EDGES, NUM_NODES, OPERATIONS, CellNetwork
 
-__all__ = ['NASBench201Space', 'Options', 'create', 'nasbench201', 'working_edges']
+__all__ = ['NASBench201Space', 'Options', 'create', 'nasbench201', 'working_choices', 'working_edges']
 
 _NONE, _SKIP, _POOL = (OPERATIONS.index(name) for name in ('none', 'skip_connect', 'avg_pool_3x3'))
 _LAST = NUM_NODES - 1
+# The order of arch2vec's vocabulary, so that its weights fit.
+_VOCABULARY = ('nor_conv_1x1', 'nor_conv_3x3', 'avg_pool_3x3', 'skip_connect', 'none')
 _EDGE_NAMES = tuple(f'{target}<-{source}' for source, target in EDGES)
 _MEANINGS = (
     'Nothing: the edge is not there.',
@@ -230,6 +233,14 @@ class NASBench201Space(AdditiveSpace):
             edges=EDGES,
         )
 
+    def graph(self, path: Sequence[int]) -> Graph:
+        """A cell as arch2vec sees it: its six operations are the nodes, between an input and an output.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        return line_graph(self.describe(), self.validate(path), [OPERATIONS.index(name) for name in _VOCABULARY])
+
     def _measure_costs(self) -> CostTable:
         # One network per operation holds every (edge, operation) once. All edges of a network cost the same, but
         # counting each keeps the table right should that ever change.
@@ -289,26 +300,39 @@ def create(options: Options, *, image_size: int, num_classes: int) -> NASBench20
 def working_edges(path: Sequence[int]) -> tuple[int, ...]:
     """The edges of a cell that its output needs: computing no other gives the same output.
 
-    Left out are edges that are none, that hand on the zeros of a node which gets nothing (a skip or a pooling; a
-    convolution's batch norm can make something of zeros), and edges to nodes from which nothing reaches the output.
-
     Args:
         path: Operation of each edge, [6], taken as valid.
     """
+    working = working_choices([(choice,) for choice in path])
+    return tuple(edge for edge, choices in enumerate(working) if choices)
+
+
+def working_choices(choices: Sequence[Iterable[int]]) -> tuple[tuple[int, ...], ...]:
+    """The operations of a cell that its output needs, where an edge may hold several: the others change nothing.
+
+    Left out are operations that are none, that hand on the zeros of a node which gets nothing (a skip or a pooling; a
+    convolution's batch norm can make something of zeros), and edges to nodes from which nothing reaches the output.
+
+    Args:
+        choices: Operations of each edge, [6], taken as valid.
+
+    Returns:
+        Those of each edge that are needed.
+    """
     filled = {0}
-    kept = []
-    for edge, ((source, target), choice) in enumerate(zip(EDGES, path, strict=True)):
-        if choice != _NONE and (source in filled or choice not in (_SKIP, _POOL)):
+    kept: list[tuple[int, ...]] = []
+    for (source, target), operations in zip(EDGES, choices, strict=True):
+        kept.append(tuple(c for c in operations if c != _NONE and (source in filled or c not in (_SKIP, _POOL))))
+        if kept[-1]:
             filled.add(target)
-            kept.append(edge)
     needed = {_LAST}
-    working = []
-    for edge in reversed(kept):  # edges to later nodes come later
+    for edge in reversed(range(len(EDGES))):  # edges to later nodes come later
         source, target = EDGES[edge]
-        if target in needed:
+        if target not in needed:
+            kept[edge] = ()
+        elif kept[edge]:
             needed.add(source)
-            working.append(edge)
-    return tuple(reversed(working))
+    return tuple(kept)
 
 
 def _write(operations: Sequence[str]) -> str:

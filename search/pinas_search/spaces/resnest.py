@@ -16,6 +16,7 @@ from pinas_models import BLOCK_CHOICES, PinasNet
 from pinas_models.choices import BlockChoice
 
 from .base import AdditiveSpace, Choice, CostTable, Description, Group
+from .graph import Graph, line_graph
 
 __all__ = ['Options', 'ResNeStSpace', 'create', 'mini', 'resnest50']
 
@@ -107,6 +108,14 @@ class ResNeStSpace(AdditiveSpace):
             choices=tuple(Choice(block.name, _meaning(block)) for block in BLOCK_CHOICES),
             note=_NOTE,
         )
+
+    def graph(self, path: Sequence[int]) -> Graph:
+        """The blocks of a path as a chain.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        return line_graph(self.describe(), self.validate(path))
 
     def _measure_costs(self) -> CostTable:
         # One network per choice holds every (position, choice) once; costs add up because a block's output shape

@@ -12,6 +12,7 @@ from timm.scheduler import create_scheduler_v2
 from torch import nn
 
 from ..config import Config, RetrainConfig
+from ..randomness import generator
 from .rank import known_truth
 from .run import Run
 
@@ -40,6 +41,9 @@ def check_run(run: Run) -> None:
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
             _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
         method.check_batch_size(config.learn.batch_size)
+        method.optimizers(config.learn)
+        if config.retrain.start == 'inherited' and _trains_networks(config):
+            method.supernet.extract(run.space.sample(generator(config.seed, 'check')))
     if 'classifier' in run.needs:
         _check_batch('linear', len(splits.train), config.linear.batch_size)
     if _trains_networks(config):
@@ -49,6 +53,11 @@ def check_run(run: Run) -> None:
     if config.truth.file is not None:
         known_truth(run)
     run.space.subset(config.truth.only)
+    if _trains_networks(config) and splits.test is None and not len(splits.held_out):
+        raise ValueError(
+            'there are neither test nor held-out images to measure the retrained networks on: set data.test_split, or '
+            'data.held_out_per_class above 0'
+        )
     initial = getattr(run.strategy_options, 'initial', 0)
     if initial >= config.search.candidates:
         warnings.warn(

@@ -49,8 +49,9 @@ def learn(run: Run) -> None:
     snapshots = {loop.total * k // config.snapshots for k in range(1, config.snapshots)}  # the last one is the end
 
     def step(step: TrainStep) -> dict[str, torch.Tensor]:
-        for group in optimizers['weights'].param_groups:
-            group['lr'] = learning_rate(config, step.epoch)
+        if 'weights' in optimizers:
+            for group in optimizers['weights'].param_groups:
+                group['lr'] = learning_rate(config, step.epoch)
         values = method.step(step)
         if step.number + 1 in snapshots:
             _save_artifacts(method, stage.path / 'snapshots' / str(step.number + 1))

@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from pinas_models.common.progress import Progress
+from pinas_models.common.text import first_line
 
 from ..config import ViewConfig
 from ..data import Batch, ImageSource, epoch_batches
+from ..methods import apply_update
 from ..randomness import generator
 from ..records import StageDir
 from .run import Run
@@ -114,12 +116,12 @@ class TrainStep:
         """Add the gradients of a loss."""
         loss.backward()
 
-    def update(self, optimizer: str = 'weights') -> None:
+    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
         """Step an optimizer, then drop all gradients.
 
         None, not zero: a block off the path gets neither momentum nor weight decay (the authors' optimizer hook).
         """
-        self._loop.optimizers[optimizer].step()
+        apply_update(self._loop.optimizers[optimizer], max_norm, lr_factor)
         self._loop.module.zero_grad(set_to_none=True)
 
 
@@ -258,14 +260,22 @@ class TrainLoop:
 
     def _resume(self) -> tuple[int, float, dict[str, torch.Tensor]]:
         checkpoint = self.stage.load_checkpoint()
-        self.stage.truncate_metrics(checkpoint['step'] if checkpoint else 0)
         if checkpoint is None:
+            self.stage.truncate_metrics(0)
             return 0, 0.0, {}
-        for key, item in self._state.items():
-            item.load_state_dict(checkpoint[key])
-        self._drawn.update(checkpoint['drawn'])
-        sums = {key: value.to(self.run.device) for key, value in checkpoint['sums'].items()}
-        return checkpoint['step'], checkpoint['seconds'], sums
+        try:
+            for key, item in self._state.items():
+                item.load_state_dict(checkpoint[key])
+            self._drawn.update(checkpoint['drawn'])
+            sums = {key: value.to(self.run.device) for key, value in checkpoint['sums'].items()}
+            progress = int(checkpoint['step']), float(checkpoint['seconds']), sums
+        except Exception as error:  # what modules and optimizers raise for a state that is not theirs
+            raise ValueError(
+                f'{self.stage.path / "checkpoint.pt"} does not fit this training ({first_line(error)}): delete it to '
+                'begin the stage anew'
+            ) from error
+        self.stage.truncate_metrics(progress[0])
+        return progress
 
     def _save(self, step: int, seconds: float, sums: Mapping[str, torch.Tensor]) -> None:
         states = {key: item.state_dict() for key, item in self._state.items()}

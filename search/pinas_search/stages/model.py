@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from timm.models import save_for_hf
 from torch import nn
 
 from pinas_models.cards import searched_card
 from pinas_models.common.files import write_json, write_text
+from pinas_models.common.text import one_line
 
 from ..records import save_tensors
 from ..spaces import ChoicePath
@@ -57,7 +59,10 @@ def save_network(run: Run, model: nn.Module, path: ChoicePath, result: Mapping[s
                 'num_classes': len(names),
             },
         }
-        save_for_hf(model, str(folder), config, {**model_args, 'num_classes': len(names)}, True)
+        try:
+            save_for_hf(model, str(folder), config, {**model_args, 'num_classes': len(names)}, True)
+        except SafetensorError as error:  # its error for a full disk
+            raise OSError(f'{folder} cannot be written ({one_line(error)})') from error
     write_text(folder / 'README.md', _card(run, path, result))
 
 

@@ -61,7 +61,8 @@ def retrain(run: Run) -> None:
         ValueError: If there are fewer images than a batch.
     """
     stage = run.stage('retrain')
-    if run.skip(stage):
+    networks = [StageDir(folder) for folder in sorted(stage.path.glob('*')) if folder.is_dir()]
+    if all(network.done for network in networks) and run.skip(stage):
         return
     if not (run.config.retrain.top or run.config.retrain.random_paths):
         run.finish(stage, 0.0, skipped='no network is to be retrained')
@@ -76,7 +77,10 @@ def retrain(run: Run) -> None:
 def _plan(run: Run, stage: StageDir) -> list[Training]:
     """What is trained: the best candidates, and random paths with the scores that the search would have given them."""
     config = run.config.retrain
-    candidates = Trials(run.path / 'search' / 'journal.log', run.space).candidates()
+    journal = run.path / 'search' / 'journal.log'
+    candidates = Trials(journal, run.space).candidates()
+    if not candidates:
+        raise ValueError(f'{journal} holds no candidates: delete it and run the stage search again')
     best = sorted(candidates, key=lambda candidate: candidate.order)[: config.top]
     paths = {'winner' if i == 0 else f'top-{i + 1}': run.space.decode(c.path) for i, c in enumerate(best)}
     random = run.draw_paths(config.random_paths, 'retrain/random-paths', taken=set(paths.values()))

@@ -101,7 +101,8 @@ class Run:
             'scorer': (config.search.scorer, config.search.scorer_options),
         }
         if kind == 'supernet':
-            return find_plugin(kind, config.learn.supernet or self.space.supernet, config.learn.supernet_options)
+            own = getattr(self._plugin('method').module, 'SUPERNET', self.space.supernet)
+            return find_plugin(kind, config.learn.supernet or own, config.learn.supernet_options)
         return find_plugin(kind, *names[kind])
 
     @cached_property
@@ -115,7 +116,10 @@ class Run:
         """Classes of the data; known without the images once the run has begun."""
         if 'splits' in self.__dict__ or not self._classes_file.exists():
             return len(self.splits.class_names)
-        return len(read_json(self._classes_file)['class_names'])
+        names = read_json(self._classes_file).get('class_names')
+        if not isinstance(names, list) or not names:
+            raise ValueError(f'{self._classes_file} names no classes: delete it and run the stage again')
+        return len(names)
 
     @property
     def _classes_file(self) -> Path:
@@ -137,14 +141,19 @@ class Run:
         return needs if self.config.retrain.start == 'scratch' else needs | {'supernet', 'classifier'}
 
     def check_scorer(self) -> None:
-        """Make sure that the scorer exists and its options are right; it may need stages that have not run.
+        """Make sure that the scorer exists and its options are right, although it may need stages that have not run.
+
+        A scorer that needs stages can have a function ``check(tools, options)``, which is called here.
 
         Raises:
             ValueError: If it does not.
         """
-        self._plugin('scorer')
+        plugin = self._plugin('scorer')
         if not self.needs:
             self.scorer()
+        check = getattr(plugin.module, 'check', None)
+        if check is not None:
+            check(self, plugin.options)
 
     @property
     def strategy_options(self) -> object:

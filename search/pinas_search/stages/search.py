@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from datetime import datetime
 
@@ -36,7 +37,7 @@ def search(run: Run) -> None:
     trials = Trials(stage.path / 'journal.log', run.space)
     proposer.restore(trials.history())
     total = min(config.candidates, run.space.size)
-    best = max((candidate.score for candidate in trials.candidates()), default=0.0)
+    best = max((candidate.score for candidate in trials.candidates()), default=-math.inf)
     with Progress(f'search ({config.strategy})', total, len(proposer.history), unit='candidate') as progress:
         for _ in range(len(proposer.history), total):
             try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 
 import torch
@@ -12,7 +12,10 @@ from torch import nn
 from ..spaces import Space
 from .graph import Graph
 
-__all__ = ['ChainSupernet', 'Supernet']
+__all__ = ['ChainSupernet', 'GatedSupernet', 'Gates', 'Supernet', 'weighted_sum']
+
+Gates = Sequence[Mapping[int, torch.Tensor]]
+"""Per position: choice -> scalar that its output is multiplied by."""
 
 
 class Supernet(nn.Module, ABC):
@@ -117,3 +120,48 @@ class ChainSupernet(Supernet):
         for position in range(self.space.num_positions):
             node = graph.add(partial(self.run, path=path, positions=(position,)), node, key=(position, path[position]))
         return node
+
+
+class GatedSupernet(Supernet):
+    """A supernet that can run several choices of a position at once and weigh their outputs by gates.
+
+    For methods with architecture parameters, which learn what the gates tell them: the gradient of a gate is the scalar
+    product of its choice's output with the gradient of the sum.
+    """
+
+    @abstractmethod
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Run the choices that have a gate; each position gives their sum, weighted by the gates.
+
+        With one gate of 1 at each position that is ``forward``.
+
+        Args:
+            x: Images [N, 3, H, W].
+            gates: Per position, choice -> scalar. Other choices are not computed.
+
+        Returns:
+            The last feature map [N, F, h, w].
+
+        Raises:
+            ValueError: If a position lacks gates, or a choice is not in the space.
+        """
+
+    def check_gates(self, gates: Gates) -> None:
+        """Make sure that every position has gates, of choices that the space allows.
+
+        Raises:
+            ValueError: If not; the message names the position.
+        """
+        allowed = self.space.allowed
+        if len(gates) != len(allowed):
+            raise ValueError(f'{self.space.name} has {len(allowed)} positions, got gates of {len(gates)}')
+        for position, (weights, choices) in enumerate(zip(gates, allowed, strict=True)):
+            if not weights or not set(weights) <= set(choices):
+                few = ', '.join(map(str, choices))
+                raise ValueError(f'gates[{position}] is of the choices {sorted(weights)}, allowed are some of {few}')
+
+
+def weighted_sum(terms: Iterable[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
+    """Sum of output times gate over at least one (output, gate)."""
+    products = [output * gate for output, gate in terms]
+    return sum(products[1:], products[0])

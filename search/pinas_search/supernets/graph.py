@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,9 +37,9 @@ class Graph:
 
     def __init__(self) -> None:
         self.nodes: list[Node] = [Node(_no_call, ())]
-        self._found: dict[Hashable, int] = {}
+        self._found: dict[object, int] = {}
 
-    def add(self, call: Call, *inputs: int, key: Hashable = None) -> int:
+    def add(self, call: Call, *inputs: int, key: object = None) -> int:
         """Find or add the node of a call.
 
         Args:
@@ -47,7 +47,7 @@ class Graph:
                 in the mode of the supernet. In eval mode it must treat every image alone, batch norms without running
                 statistics excepted.
             inputs: Nodes.
-            key: What makes calls equal; the call itself if None.
+            key: What makes calls equal, hashable; the call itself if None.
 
         Returns:
             The node.
@@ -57,6 +57,12 @@ class Graph:
             self._found[identity] = len(self.nodes)
             self.nodes.append(Node(call, inputs))
         return self._found[identity]
+
+    def add_in_turn(self, calls: Iterable[Call], node: int) -> int:
+        """Find or add the nodes of calls that each take the result of the one before; the last one's node."""
+        for call in calls:
+            node = self.add(call, node)
+        return node
 
     def run(
         self, images: torch.Tensor, outputs: Collection[int], calls: Mapping[int, Call] | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ..spaces import NASBench201Space, Space
-from ..spaces.nasbench201 import working_edges
+from ..spaces.nasbench201 import working_choices, working_edges
 from ..spaces.nasbench201_network import (
     EDGES,
     NUM_NODES,
@@ -22,7 +22,7 @@ from ..spaces.nasbench201_network import (
     make_stem,
     run_cell,
 )
-from .base import Supernet
+from .base import GatedSupernet, Gates, weighted_sum
 from .graph import Graph
 
 __all__ = ['NASBench201Supernet', 'Options', 'create']
@@ -65,8 +65,21 @@ class SearchCell(nn.Module):
         """Run the operations of a valid path that its output needs: [N, C, H, W] -> [N, C, H, W]."""
         return run_cell(x, self.operations(path), working_edges(path))
 
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Run the operations that have a gate and that the output needs: [N, C, H, W] -> [N, C, H, W]."""
+        nodes = [x]
+        working = working_choices(gates)
+        for node in range(1, NUM_NODES):
+            terms = [
+                (operations[choice](nodes[source]), gates[edge][choice])  # type: ignore[index]
+                for edge, ((source, target), operations) in enumerate(zip(EDGES, self.edges.values(), strict=True))
+                for choice in (working[edge] if target == node else ())
+            ]
+            nodes.append(weighted_sum(terms) if terms else x.mul(0.0))
+        return nodes[-1]
 
-class NASBench201Supernet(Supernet):
+
+class NASBench201Supernet(GatedSupernet):
     """All networks of NAS-Bench-201 in one, as the benchmark's authors share weights (``TinyNetworkRANDOM``).
 
     Names are theirs: ``cells.{i}.edges.{target}<-{source}.{choice}.op.{1,2}``, without the classifier. Stem, the two
@@ -119,6 +132,17 @@ class NASBench201Supernet(Supernet):
             x = cell(x, path) if isinstance(cell, SearchCell) else cell(x)
         return self.lastact(x)
 
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Weigh the outputs of operations, in all cells alike; see ``GatedSupernet``.
+
+        What cannot change the output is not computed, such as ``none``: its gate has no gradient, which would be 0.
+        """
+        self.check_gates(gates)
+        x = self.stem(x)
+        for cell in self.cells:
+            x = cell.forward_gated(x, gates) if isinstance(cell, SearchCell) else cell(x)
+        return self.lastact(x)
+
     def lay_out(self, graph: Graph, path: Sequence[int]) -> int:
         """A node for every layer; paths share the stem, and in the first cell what has the same input and operation.
 
@@ -126,14 +150,14 @@ class NASBench201Supernet(Supernet):
             ValueError: If the path is not in the space.
         """
         path = self.space.validate(path)
-        node = _in_turn(graph, graph.images, self.stem)
+        node = graph.add_in_turn(self.stem, graph.images)
         for cell in self.cells:
             if isinstance(cell, SearchCell):
                 node = _lay_out_cell(graph, node, cell.operations(path), working_edges(path))
-            else:
+            elif isinstance(cell, ReductionBlock):
                 inner = _lay_out_convolution(graph, _lay_out_convolution(graph, node, cell.conv_a), cell.conv_b)
-                node = graph.add(torch.add, _in_turn(graph, node, cell.downsample), inner)
-        return graph.add(F.relu, _in_turn(graph, node, self.lastact[:1]))
+                node = graph.add(torch.add, graph.add_in_turn(cell.downsample, node), inner)
+        return graph.add(F.relu, graph.add_in_turn(self.lastact[:1], node))
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
         """The modules that a path computes with weights: the shared ones and its convolutions that reach the output."""
@@ -197,15 +221,9 @@ def create(space: Space, options: Options) -> NASBench201Supernet:
     return NASBench201Supernet(space, options.affine, options.track_running_stats)
 
 
-def _in_turn(graph: Graph, node: int, modules: Iterable[nn.Module]) -> int:
-    for module in modules:
-        node = graph.add(module, node)
-    return node
-
-
 def _lay_out_convolution(graph: Graph, node: int, operation: ConvOperation) -> int:
     _, convolution, norm = operation.op
-    return _in_turn(graph, graph.add(F.relu, node), (convolution, norm))
+    return graph.add_in_turn((F.relu, convolution, norm), node)
 
 
 def _lay_out_cell(graph: Graph, node: int, operations: Sequence[nn.Module], edges: Sequence[int]) -> int:

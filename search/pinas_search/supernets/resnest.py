@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from pinas_models import PinasNet
+from pinas_models.pinas import PinasBottleneck
 
 from ..spaces import ChoicePath, ResNeStSpace, Space
-from .base import ChainSupernet
+from .base import ChainSupernet, GatedSupernet, Gates, weighted_sum
+from .graph import Call, Graph
 
 __all__ = ['Options', 'ResNeStSupernet', 'create']
 
@@ -28,7 +31,7 @@ class Options:
     downsample_share: bool = True
 
 
-class ResNeStSupernet(ChainSupernet):
+class ResNeStSupernet(ChainSupernet, GatedSupernet):
     """All networks of a space in one (paper section 3.1; the authors' ``SuperResNet``).
 
     All paths share the stem and, with ``downsample_share``, the shortcut module of each stage. Everything else,
@@ -79,6 +82,26 @@ class ResNeStSupernet(ChainSupernet):
         """Run the blocks of consecutive positions; ends with [N, 2048, H / 32, W / 32] in the paper's space."""
         for position in positions:
             x = self._blocks[position][path[position]](x)
+        return x
+
+    def lay_out(self, graph: Graph, path: Sequence[int]) -> int:
+        """A node for every layer: with a shared shortcut, the first block of a stage computes it once for all choices.
+
+        Raises:
+            ValueError: If the path is not in the space.
+        """
+        path = self.space.validate(path)
+        node = graph.add_in_turn(_layers(*self.conv1, self.bn1, self.act1, self.maxpool), graph.images)
+        for blocks, choice in zip(self._blocks, path, strict=True):
+            node = _lay_out_block(graph, node, blocks[choice])  # type: ignore[arg-type]
+        return node
+
+    def forward_gated(self, x: torch.Tensor, gates: Gates) -> torch.Tensor:
+        """Weigh the outputs of whole blocks, their shortcuts included; see ``GatedSupernet``."""
+        self.check_gates(gates)
+        x = self.stem(x)
+        for blocks, weights in zip(self._blocks, gates, strict=True):
+            x = weighted_sum((blocks[choice](x), gate) for choice, gate in weights.items())
         return x
 
     def path_modules(self, path: Sequence[int]) -> list[nn.Module]:
@@ -134,6 +157,20 @@ def create(space: Space, options: Options) -> ResNeStSupernet:
     if not isinstance(space, ResNeStSpace):
         raise ValueError(f'the supernet resnest holds networks of the ResNeSt spaces, not of {space.name}')
     return ResNeStSupernet(space, downsample_share=options.downsample_share)
+
+
+def _layers(*modules: nn.Module) -> Iterator[Call]:
+    """What modules compute one after another, without those that do nothing; a result is never changed in place."""
+    return (F.relu if type(module) is nn.ReLU else module for module in modules if type(module) is not nn.Identity)
+
+
+def _lay_out_block(graph: Graph, node: int, block: PinasBottleneck) -> int:
+    """What ``PinasBottleneck.forward`` computes."""
+    first = _layers(block.conv1, block.bn1, block.drop_block1, block.act1, block.conv2, block.avd)
+    last = _layers(block.conv3, block.bn3, block.drop_block3, block.drop_path)
+    shortcut = node if block.downsample is None else graph.add_in_turn(_layers(*block.downsample.children()), node)
+    result = graph.add_in_turn(last, graph.add_in_turn(first, node))
+    return graph.add(F.relu, graph.add(torch.add, result, shortcut))
 
 
 def _aliases(supernet: ResNeStSupernet, prefix: str) -> dict[str, str]:
