@@ -15,7 +15,14 @@ class Progress:
     """Shows on the standard error how far a work is."""
 
     def __init__(
-        self, title: str, total: int | None, done: int = 0, unit: str = 'image', seconds: float = 30.0
+        self,
+        title: str,
+        total: int | None,
+        done: int = 0,
+        unit: str = 'image',
+        seconds: float = 30.0,
+        *,
+        shown: bool = True,
     ) -> None:
         """Start showing.
 
@@ -25,11 +32,14 @@ class Progress:
             done: Units that were done before.
             unit: Name of a unit.
             seconds: Time between lines in a log.
+            shown: Off: count only, because another process shows the same.
         """
-        self.title, self.total, self.unit, self.seconds = title, total, unit, seconds
+        self.title, self.total, self.unit, self.seconds, self.shown = title, total, unit, seconds, shown
         self.count = self.done = done
         self.start = self.last_line = time.monotonic()
         self.bar = None
+        if not shown:
+            return
         if sys.stderr.isatty():
             self.bar = tqdm(total=total, initial=done, desc=title, unit=unit, dynamic_ncols=True)
         elif done:
@@ -49,6 +59,8 @@ class Progress:
             self.bar.update(units)
             return
         now = time.monotonic()
+        if not self.shown:
+            return
         if now - self.last_line < self.seconds and self.count != self.total:
             return
         self.last_line = now

@@ -418,7 +418,7 @@ def refused(checkpoint, *words, convert=convert_model):
     return text
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(data=st.data())
 def test_any_fault_is_found_and_named(data, published):
     family = data.draw(st.sampled_from(list(TITLES)))

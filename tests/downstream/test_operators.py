@@ -81,7 +81,7 @@ corner = st.integers(0, 6)
 box = st.tuples(corner, corner, corner, corner)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(box, max_size=12), st.sampled_from([0.0, 0.25, 0.5, 1.0]), st.sampled_from([0, 1]))
 def test_nms_of_boxes_on_a_grid(boxes, threshold, offset):
     check_nms(boxes, np.arange(len(boxes), 0, -1), threshold, offset)

@@ -169,7 +169,7 @@ def test_the_regression_needs_two_finite_values() -> None:
 
 
 @given(st.floats(-3, 3), st.floats(0.05, 3), st.floats(-3, 3))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_expected_improvement_is_the_integral(mean: float, std: float, target: float) -> None:
     if (mean - target) / std < -6:
         return  # left to the next test: quadrature has no digits there

@@ -44,7 +44,7 @@ def random_images(num, height, width=None, seed=0):
 # Crops
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data(), size=st.integers(1, 48), height=st.integers(1, 64), width=st.integers(1, 64))
 @pytest.mark.parametrize('dtype', [torch.uint8, torch.float32])
 def test_crop_resize_equals_torchvision_image_by_image(dtype, data, size, height, width):
@@ -120,7 +120,6 @@ def test_boxes_are_distributed_as_torchvisions(height, width, scale, ratio):
     assert whole[0] == pytest.approx(whole[1], abs=0.04)
 
 
-@settings(deadline=None)
 @given(
     height=st.integers(1, 500),
     width=st.integers(1, 500),

@@ -262,7 +262,7 @@ torch.save({'step': 3}, NO_CHECKPOINT)
     ('name', 'content', 'stage', 'message'),
     [
         ('config.yaml', b'', 'report', 'config.yaml is damaged, it lacks space, '),
-        ('config.yaml', b'space: mini\nseed: 0\n', 'search', 'config.yaml is damaged, it lacks device, '),
+        ('config.yaml', b'space: mini\nseed: 0\n', 'search', 'config.yaml is damaged, it lacks space_options, '),
         ('config.yaml', b'\xff', 'report', 'config.yaml is not valid YAML'),
         ('classes.json', b'{}', 'report', 'classes.json names no classes: delete it'),
         ('linear/checkpoint.pt', b'junk', 'linear', 'linear/checkpoint.pt is damaged: delete it'),

@@ -6,6 +6,7 @@ import copy
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -160,19 +161,18 @@ def test_all_choices_of_a_position_get_a_gradient_and_one_update() -> None:
 
 @pytest.mark.parametrize('name', ['evolution', 'pinas'])
 def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
-    """The best of 120, mean over 4 seeds. Over 16 seeds random search had 5.55 (sd 0.27), evolution 6.32 (sd 0.19)."""
+    """What they propose after 40 random paths. The mean of 80 random ones was 3.86 to 3.95 in four seeds."""
     mini = space('mini')
     weights = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)).numpy()
 
-    def best(strategy_name: str, options: dict, seed: int) -> float:
+    def later(strategy_name: str, options: dict, seed: int) -> float:
         plugin = find_plugin('strategy', strategy_name, options)
         proposer = testing.Proposer(plugin.create(mini, plugin.options, testing.Limits()), seed=seed)
         for _ in range(120):
             path = proposer.ask()
             proposer.tell(path, float(sum(weights[i, c] for i, c in enumerate(path))))
-        return max(observation.value for observation in proposer.history)
+        return float(np.mean([observation.value for observation in proposer.history[40:]]))
 
-    options = {'evolution': {'population': 20, 'parents': 5, 'mutations': 10}, 'pinas': {'initial': 40}}[name]
-    ours = [best(name, options, seed) for seed in range(4)]
-    chance = [best('random', {}, seed) for seed in range(4)]
-    assert sum(ours) > sum(chance)
+    options = {'evolution': {'population': 40, 'parents': 5, 'mutations': 10}, 'pinas': {'initial': 40}}[name]
+    for seed in range(3):
+        assert later(name, options, seed) > later('random', {}, seed) + 0.2

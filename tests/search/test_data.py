@@ -15,12 +15,15 @@ from pinas_search.config import DataConfig, ViewConfig
 from pinas_search.data import (
     Batch,
     InMemoryImages,
+    Part,
     StreamedImages,
     epoch_batches,
     load_splits,
+    photometric,
     sequential_batches,
 )
 from pinas_search.data.images import open_files
+from pinas_search.randomness import generator
 
 CPU = torch.device('cpu')
 CLASSES = ('airplane', 'bird', 'cat')
@@ -203,6 +206,28 @@ def test_subset_of_a_subset(tree):
         part = source.subset([5, 9, 20]).subset(torch.tensor([2, 0]))
         assert as_rows(part) == [rows[20], rows[5]]
         assert part.labels.tolist() == [source.labels[20], source.labels[5]]
+
+
+@pytest.mark.parametrize('in_memory', ['yes', 'no'])
+def test_the_parts_of_a_batch_are_the_batch(tree, in_memory):
+    source = load(tree, in_memory=in_memory, workers=0).full_train
+    views = ViewConfig(grayscale_prob=0.4)
+    batches = epoch_batches(len(source), 12, seed=0, purpose='order', epoch=0)
+
+    def augmented(part):
+        drawn = source.random_crops(batches, num_views=3, views=views, seed=0, purpose='test', first_step=5, part=part)
+        for number, (images, labels) in enumerate(drawn):
+            numbers = generator(0, 'colours', number)
+            changed = photometric(images.flatten(0, 1), views, numbers, part=part, num_views=3)
+            yield changed.unflatten(0, (3, -1)), labels
+
+    parts = [list(augmented(Part(index, 3))) for index in range(3)]
+    for number, (images, labels) in enumerate(augmented(Part())):
+        assert images.shape[:2] == (3, 12)
+        torch.testing.assert_close(torch.cat([part[number][0] for part in parts], 1), images, rtol=0, atol=1e-6)
+        assert torch.equal(torch.cat([part[number][1] for part in parts]), labels)
+    with pytest.raises(ValueError, match='a batch of 12 images cannot be shared by 5 ranks'):
+        list(augmented(Part(0, 5)))
 
 
 def test_in_memory_is_chosen_by_size(tree, tmp_path):

@@ -250,7 +250,7 @@ def test_the_best_of_all_paths_is_found_from_the_ratings_of_the_blocks() -> None
     st.none() | st.integers(320, 520),
     st.booleans(),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_traversal_finds_what_brute_force_finds(numbers, count, params, macs, additive) -> None:
     space = toy(2, 3, 2, 2, 3)
     parts = [list(itertools.product(*(range(m) for m in block))) for block in ((2, 3), (2, 2), (3,))]

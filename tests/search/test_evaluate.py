@@ -78,7 +78,8 @@ def test_score_is_the_accuracy_after_recalibration_on_the_training_images(supern
     assert score.extra['accuracy'] == right.mean()
     assert score.extra['cross_entropy'] == pytest.approx(float(F.cross_entropy(logits, held_out.labels)), rel=1e-5)
     assert (scorer.num_calibration, scorer.num_scored) == (64, 60)
-    assert scorer.facts == {'recalibrated': True, 'calibration_images': 64, 'held_out_images': 60}
+    known = {'recalibrated': True, 'batch_norm': 'recalibrated', 'calibration_images': 64, 'held_out_images': 60}
+    assert scorer.facts == known
 
 
 def test_which_images_are_right_is_recorded_in_one_order_for_all_paths() -> None:

@@ -223,7 +223,7 @@ class TestArchitectureParameters:
 
 
 class TestFairNas:
-    @settings(max_examples=10, deadline=None)
+    @settings(max_examples=10)
     @given(st.integers(0, 2**31))
     def test_the_paths_hold_every_choice_once(self, seed: int) -> None:
         for space in (SMALL, SMALL.without('none', 'skip_connect')):
@@ -615,7 +615,7 @@ class TestNsas:
             ]
             assert after[replaced] == most_novel(SMALL, before, 10, 10, 5, step.generator('novelty'))
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @given(st.lists(st.integers(0, 4), min_size=6, max_size=6).map(tuple), st.integers(0, 2**31))
     def test_a_mutant_differs_in_one_position_and_its_parent_stays(self, path, seed: int) -> None:
         """Bug of the released code: ``random_gene`` changed the list that it was given."""

@@ -76,7 +76,7 @@ class TestSupernet:
         net = ResNeStSupernet(mini(), downsample_share=False)
         assert sum('.downsample.1.weight' in n for n in net.state_dict()) == 16
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=8)
     @given(st.lists(st.integers(0, 3), min_size=8, max_size=8))
     def test_any_path_extracts_bit_for_bit_with_its_head(self, path: list[int]) -> None:
         torch.manual_seed(1)

@@ -152,7 +152,7 @@ def test_costs_are_the_benchmarks(space, alone):
         assert (cost.macs + 10) / 1e6 == pytest.approx(facts['flops_M_as_their_tool'], abs=1e-12)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(path=paths, shape=st.sampled_from([(4, 1, 16), (16, 2, 16), (4, 1, 32)]))
 def test_costs_equal_the_built_network(path, shape):
     channels, num_cells, image_size = shape
@@ -342,7 +342,7 @@ def tiny(affine, track, seed=0):
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(path=paths)
 def test_skipping_dead_edges_changes_nothing(affine, track, path):
     supernet = tiny(affine, track).train()
@@ -371,7 +371,7 @@ def test_no_working_edge_can_be_left_out(path):
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(path=paths, training=st.booleans())
 def test_extract_gives_the_same_network(affine, track, path, training):
     supernet = tiny(affine, track).train(training)
@@ -387,7 +387,7 @@ def test_extract_gives_the_same_network(affine, track, path, training):
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=5)
 @given(some=st.lists(paths, min_size=1, max_size=30))
 def test_many_networks_share_their_beginning(affine, track, some):
     supernet = tiny(affine, track).eval()
@@ -429,7 +429,7 @@ def test_extracted_networks_have_weights_of_their_own():
 
 
 @pytest.mark.parametrize(('affine', 'track'), SETTINGS)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(path=paths)
 def test_a_step_gives_gradients_to_the_path_and_nothing_else(affine, track, path):
     supernet = tiny(affine, track).train()

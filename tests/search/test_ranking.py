@@ -40,7 +40,6 @@ def all_orders(scores):
 # Tau and its uncertainty
 
 
-@settings(deadline=None)
 @given(values=few_values)
 def test_tau_by_its_definition(values):
     assert ranking.kendall_tau(*values) == pytest.approx(tau_by_pairs(*values), abs=1e-12)
@@ -57,7 +56,6 @@ def test_bigger_is_better():
     assert ranking.kendall_tau(-truth, truth) == pytest.approx(-1)
 
 
-@settings(deadline=None)
 @given(values=few_values)
 def test_correlations_are_scipys(values):
     scores, truth = values
@@ -77,7 +75,6 @@ def test_more_networks_than_short_ranks_hold():
     assert ranking.kendall_tau(scores, truth) == pytest.approx(stats.kendalltau(scores, truth).statistic, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(values=few_values, seed=st.integers(0, 3))
 def test_the_interval_is_that_of_scipy_on_the_same_samples(values, seed):
     scores, truth = values
@@ -117,7 +114,7 @@ def test_seeds_are_averaged_and_resampled():
 
 
 @given(n=st.integers(3, 5), data=st.data())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_the_p_value_is_that_of_all_permutations(n, data):
     scores = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
     truth = np.array(data.draw(st.lists(st.integers(0, 3), min_size=n, max_size=n)))
@@ -173,7 +170,6 @@ def test_undecided_is_the_rule_without_a_difference():
 # The top
 
 
-@settings(deadline=None)
 @given(values=few_values, data=st.data())
 def test_ties_are_broken_at_random(values, data):
     scores, truth = values[0][:6], values[1][:6]

@@ -88,7 +88,7 @@ def one_by_one(supernet, paths, batches, images, variance):
 
 
 @pytest.mark.parametrize('name', SUPERNETS)
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(data=st.data(), variance=st.sampled_from(['mean', 'pooled']), seed=st.integers(0, 99))
 def test_paths_together_are_recalibrated_and_run_as_one_by_one(name, data, variance, seed):
     supernet, plain = copy.deepcopy(BUILT[name]), copy.deepcopy(BUILT[name])

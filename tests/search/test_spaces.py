@@ -48,13 +48,13 @@ def count(model, image_size):
 # Costs
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(path=path_of(8))
 def test_costs_of_mini_equal_the_built_network(mini_space, path):
     assert mini_space.cost(path) == count(mini_space.build(path, device='meta'), 32)
 
 
-@settings(max_examples=4, deadline=None)
+@settings(max_examples=4)
 @given(path=path_of(16))
 def test_costs_of_resnest50_equal_the_built_network(large_space, path):
     assert large_space.cost(path) == count(large_space.build(path, device='meta'), 224)

@@ -79,7 +79,7 @@ def play(proposer, steps, score):
 # The contract of all strategies
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.sampled_from(NAMES),
     num_choices=st.lists(st.integers(1, 4), min_size=2, max_size=5),
@@ -175,7 +175,7 @@ def test_restored_goes_on_as_if_uninterrupted(name):
         assert play(resumed, 75 - cut, score) == paths[cut:]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.sampled_from(['ask', 'tell', 'other']), max_size=40), st.sampled_from(['lanas', 'random']))
 def test_state_is_history_and_pending(steps, name):
     """A strategy with the same history and pending paths, in another order of events, proposes the same."""

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import warnings
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +54,8 @@ class StageCommand:
         """
         import torch
 
-        from ..config import parse_config, read_run_config, to_yaml
+        from .. import distributed
+        from ..config import check_run_dir, parse_config, read_run_config, to_yaml
         from ..records import own
         from ..stages import Run, run_stages
         from ..stages.checks import check_run
@@ -64,24 +68,42 @@ class StageCommand:
         shortcuts = {'seed': args.seed, 'device': args.device}
         given = [f'{key}={value}' for key, value in shortcuts.items() if value is not None]
         config = parse_config(sources, [*args.overrides, *given])
+        first = int(os.environ.get('RANK', 0)) == 0
         if args.show:
-            print(to_yaml(config), end='')
+            print(to_yaml(config) if first else '', end='')
             return 0
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         if args.workers < 1:
             raise ValueError(f'--workers is {args.workers}: at least 1 is needed')
         run = Run(config, args.out or Path('runs') / f'{Path(sources[-1]).stem}-{config.seed}', workers=args.workers)
-        if self.stages != ('report',):
-            check_run(run)  # before the directory is begun
-        if not self.stages:
-            print(f'nothing to object: {run.space.name} with {run.space.size:,} networks, {run.num_classes} classes')
-            return 0
-        with own(run.path):
+        with ExitStack() as stack:
+            stack.enter_context(distributed.joined(run.device, config.rank_timeout))
+            ranks, first = distributed.size(), distributed.rank() == 0  # the first one speaks, and owns the directory
+
+            def begin() -> None:
+                if ranks > 1 and args.workers > 1:
+                    raise ValueError('--workers trains networks side by side, ranks train one together: choose one')
+                if self.stages != ('report',):
+                    check_run(run, ranks)  # before the directory is begun
+                if not self.stages or not first:
+                    return
+                stack.enter_context(own(run.path))
+                if self.stages != ('report',):
+                    check_run_dir(config, run.path)
+                    run.note_classes()
+
+            if not first:
+                warnings.simplefilter('ignore')
+            distributed.together(begin)
+            if not self.stages and first:
+                space, classes = run.space, run.num_classes
+                print(f'nothing to object: {space.name} with {space.size:,} networks, {classes} classes')
             try:
                 run_stages(run, run.stages if self.stages == STAGES else self.stages)
             except KeyboardInterrupt as error:
-                print('pinas-search: interrupted; the same command goes on from here', file=sys.stderr)
+                if first:
+                    print('pinas-search: interrupted; the same command goes on from here', file=sys.stderr)
                 return 128 + getattr(error, 'number', 2)
         return 0
 

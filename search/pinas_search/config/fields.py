@@ -98,7 +98,7 @@ class LearnConfig:
         supernet_options: Options of the supernet, such as ``downsample_share``.
         epochs: Passes over the training images.
         max_steps: Stop after this many steps (for trying out); None means all epochs.
-        batch_size: Images per step.
+        batch_size: Images per step, on all ranks together.
         lr: Learning rate at the start.
         schedule: How the learning rate falls to 0, once per epoch.
         momentum: Momentum of SGD.
@@ -109,6 +109,8 @@ class LearnConfig:
         snapshots: Keep what is learned so far at this many moments, evenly spaced, the end among them, so that the
             ranking can be followed over the training; 0 keeps the end alone. Where the linear stage trains the
             classifier, it trains one for each.
+        sync_bn: With several ranks, batch norms take their statistics from all of them (GPUs only). Off: each rank has
+            its own, as in the authors' code.
     """
 
     method: str = 'pinas'
@@ -126,6 +128,7 @@ class LearnConfig:
     checkpoint_seconds: PositiveFloat = 60.0
     views: ViewConfig | None = None
     snapshots: NonNegativeInt = 0
+    sync_bn: bool = False
 
 
 @dataclass(frozen=True)
@@ -135,7 +138,7 @@ class LinearConfig:
     Attributes:
         epochs: Passes over the training images.
         max_steps: Stop after this many steps; None means all epochs.
-        batch_size: Images per step.
+        batch_size: Images per step, on all ranks together.
         lr: Learning rate of SGD at the start.
         milestones: Epochs after which the learning rate is multiplied by 0.1; None: after 60 and 80 % of them.
         momentum: Momentum of SGD.
@@ -270,7 +273,7 @@ class RetrainConfig:
         random_paths: Random paths that are trained in the same way, for comparison.
         seeds: Trainings of each network, with different seeds.
         epochs: Passes over the training images, the held-out ones included.
-        batch_size: Images per step.
+        batch_size: Images per step, on all ranks together.
         optimizer: Name of a timm optimizer. Its ``sgd`` has Nesterov's momentum, its ``momentum`` is plain SGD.
         lr: Learning rate at the start.
         weight_decay: Weight decay; not on biases and norms.
@@ -325,7 +328,9 @@ class Config:
         seed: Seed of everything random.
         device: ``auto`` takes CUDA or MPS where there is one.
         precision: ``bf16`` runs the networks under autocast; losses, BN statistics and scores stay in float32.
-        threads: CPU threads; None leaves PyTorch's choice.
+        threads: CPU threads of each rank; None leaves PyTorch's choice.
+        rank_timeout: Seconds that a rank waits for another one within a step before it gives up.
+        compare_ranks: Make sure in each step that all ranks run the same paths, to find a method that does not.
         data: The images.
         learn: Supernet learning.
         linear: Linear evaluation.
@@ -341,6 +346,8 @@ class Config:
     device: Literal['auto', 'cpu', 'cuda', 'mps'] = 'auto'
     precision: Literal['fp32', 'bf16'] = 'fp32'
     threads: PositiveInt | None = None
+    rank_timeout: PositiveFloat = 60.0
+    compare_ranks: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     learn: LearnConfig = field(default_factory=LearnConfig)
     linear: LinearConfig = field(default_factory=LinearConfig)

@@ -36,7 +36,7 @@ __all__ = [
 T = TypeVar('T')
 
 # What a run may change without becoming another run: where it is executed.
-_PLACE = ('device', 'threads', 'data.root', 'data.workers')
+_PLACE = ('device', 'threads', 'rank_timeout', 'compare_ranks', 'data.root', 'data.workers')
 
 # Options belong to the name beside which they were written.
 _OPTIONS_OF = {
@@ -246,11 +246,12 @@ def read_run_config(path: Path) -> dict[str, Any]:
     """Read the configuration that a run has written.
 
     Raises:
-        ValueError: If the file is damaged: all settings are written.
+        ValueError: If the file is damaged: all settings are written, ``retrain`` the last.
     """
     content = read_yaml(path)
-    missing = [field.name for field in fields(Config) if field.name not in content]
-    if missing:
+    names = [field.name for field in fields(Config)]
+    if not {names[0], names[-1]} <= content.keys():  # others may be newer than the run
+        missing = [name for name in names if name not in content]
         raise ValueError(
             f'{path} is damaged, it lacks {", ".join(missing)}: delete it and give the command that began the run, '
             'with all its settings'

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..config import ViewConfig
+from .batches import WHOLE, Part
 
 __all__ = [
     'boxes_from_draws',
@@ -92,7 +93,9 @@ def crop_resize(images: Tensor, boxes: Tensor, size: int) -> Tensor:
     return _resample(images.float(), rows, columns).clamp_(max=1)  # rounding can exceed 1 by an ulp
 
 
-def photometric(images: Tensor, views: ViewConfig, generator: torch.Generator) -> Tensor:
+def photometric(
+    images: Tensor, views: ViewConfig, generator: torch.Generator, *, part: Part = WHOLE, num_views: int = 1
+) -> Tensor:
     """Colour jitter, grayscale, Gaussian blur and horizontal flip, each with its probability, image by image.
 
     These are the steps of the authors' pipeline, in its order.
@@ -100,27 +103,37 @@ def photometric(images: Tensor, views: ViewConfig, generator: torch.Generator) -
     Args:
         images: [N, 3, S, S] in [0, 1].
         views: Strengths and probabilities.
-        generator: Source of all random numbers, on the CPU.
+        generator: Source of all random numbers, on the CPU. They are drawn for the whole batch.
+        part: What of the batch the images are.
+        num_views: The images are so many views of the batch, one view after the other.
 
     Returns:
         New images, [N, 3, S, S] in [0, 1].
     """
     images = images.clone(memory_format=torch.contiguous_format)
+    num = len(images) * part.count
+    rows = torch.arange(num).view(num_views, -1)
+    rows = rows[:, part.of(rows.shape[1])].flatten()
     if views.jitter_prob > 0:
-        index = _chosen(images, views.jitter_prob, generator)
-        factors, order = jitter_draws(len(images), views.jitter, generator)
-        _jitter_(images, index, factors[index], order[index])
+        chosen = torch.rand(num, generator=generator) < views.jitter_prob
+        factors, order = jitter_draws(num, views.jitter, generator)
+        index = chosen[rows].nonzero()[:, 0]
+        _jitter_(images, index, factors[rows][index], order[rows][index])
     if views.grayscale_prob > 0:
-        index = _chosen(images, views.grayscale_prob, generator).to(images.device)
+        chosen = torch.rand(num, generator=generator) < views.grayscale_prob
+        index = chosen[rows].nonzero()[:, 0].to(images.device)
         images.index_copy_(0, index, _gray(images[index]).expand(-1, 3, -1, -1))
     if views.blur_prob > 0:
-        index = _chosen(images, views.blur_prob, generator)
+        chosen = torch.rand(num, generator=generator) < views.blur_prob
         low, high = views.blur_sigma
-        sigma = low + (high - low) * torch.rand(len(images), generator=generator)[index]
-        index = index.to(images.device)
-        images.index_copy_(0, index, gaussian_blur(images[index], sigma))
+        sigma = low + (high - low) * torch.rand(num, generator=generator)
+        index = chosen[rows].nonzero()[:, 0]
+        largest = float(sigma[chosen].max()) if chosen.any() else 0.0
+        blurred = gaussian_blur(images[index.to(images.device)], sigma[rows][index], largest)
+        images.index_copy_(0, index.to(images.device), blurred)
     if views.flip_prob > 0:
-        index = _chosen(images, views.flip_prob, generator).to(images.device)
+        chosen = torch.rand(num, generator=generator) < views.flip_prob
+        index = chosen[rows].nonzero()[:, 0].to(images.device)
         images.index_copy_(0, index, images[index].flip(3))
     return images
 
@@ -159,7 +172,7 @@ def color_jitter(images: Tensor, factors: Tensor, order: Tensor) -> Tensor:
     return images
 
 
-def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
+def gaussian_blur(images: Tensor, sigma: Tensor, largest: float | None = None) -> Tensor:
     """Blur images; beyond the edges, the pixels at the edges repeat.
 
     The kernel is a true Gaussian; Pillow's ``GaussianBlur``, which the authors use, makes do with three box filters.
@@ -167,12 +180,15 @@ def gaussian_blur(images: Tensor, sigma: Tensor) -> Tensor:
     Args:
         images: [N, 3, S, S] in [0, 1].
         sigma: Standard deviation for each image, in pixels, [N], on the CPU.
+        largest: The kernels reach as far as this one needs; the largest of ``sigma`` if None.
 
     Returns:
         New images, [N, 3, S, S] in [0, 1].
     """
     size = images.shape[-1]
-    reach = max(1, math.ceil(5 * float(sigma.max()))) if len(sigma) else 1  # leaves out less than 1e-6 of the weight
+    if largest is None:
+        largest = float(sigma.max()) if len(sigma) else 0.0
+    reach = max(1, math.ceil(5 * largest))  # leaves out less than 1e-6 of the weight
     taps = torch.exp(-0.5 * (torch.arange(reach + 1) / sigma.clamp(min=1e-3)[:, None]) ** 2)
     taps /= taps[:, :1] + 2 * taps[:, 1:].sum(1, keepdim=True)
     taps = torch.cat([taps, torch.zeros(len(taps), 1)], 1).to(images.device)
@@ -207,11 +223,6 @@ def _resample(images: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):  # images keep float32 where networks run in bfloat16
         narrow = torch.bmm(images.reshape(num, channels * height, width), columns.transpose(1, 2))
         return torch.matmul(rows[:, None], narrow.view(num, channels, height, columns.shape[1]))
-
-
-def _chosen(images: Tensor, prob: float, generator: torch.Generator) -> Tensor:
-    """Numbers of the images that a step of probability ``prob`` changes, on the CPU."""
-    return (torch.rand(len(images), generator=generator) < prob).nonzero()[:, 0]
 
 
 def _jitter_(images: Tensor, index: Tensor, factors: Tensor, order: Tensor) -> None:

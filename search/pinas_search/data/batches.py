@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from ..randomness import generator
 
-__all__ = ['Batch', 'epoch_batches', 'sequential_batches']
+__all__ = ['WHOLE', 'Batch', 'Part', 'epoch_batches', 'sequential_batches']
 
 
 class Batch(NamedTuple):
@@ -23,6 +24,37 @@ class Batch(NamedTuple):
 
     images: Tensor
     labels: Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of equal parts of every batch, that of a rank.
+
+    Whatever is random is drawn for the whole batch, so the images of a step do not depend on the number of ranks.
+
+    Attributes:
+        index: Number of the part, from 0.
+        count: Number of parts.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, num_images: int) -> slice:
+        """The positions in a batch of ``num_images`` that belong to the part.
+
+        Raises:
+            ValueError: If the batch cannot be divided.
+        """
+        if num_images % self.count:
+            raise ValueError(
+                f'a batch of {num_images} images cannot be shared by {self.count} ranks: change batch_size'
+            )
+        share = num_images // self.count
+        return slice(self.index * share, (self.index + 1) * share)
+
+
+WHOLE = Part()
 
 
 def epoch_batches(

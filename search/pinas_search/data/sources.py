@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from ..config import ViewConfig
 from ..randomness import generator
 from .augment import boxes_from_draws, crop_boxes, crop_draws, crop_resize
-from .batches import Batch
+from .batches import WHOLE, Batch, Part
 from .images import ImageFiles, fit
 
 __all__ = ['ImageSource', 'InMemoryImages', 'StreamedImages']
@@ -43,6 +43,7 @@ class ImageSource(ABC):
         seed: int,
         purpose: str,
         first_step: int = 0,
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """Cut random boxes out of images and resize them.
 
@@ -53,9 +54,10 @@ class ImageSource(ABC):
             seed: Seed of the run.
             purpose: Name of the random stream.
             first_step: Number of the first batch. Batch i depends on (seed, purpose, first_step + i) only.
+            part: What of each batch is wanted.
 
         Returns:
-            Batches with images [num_views, N, 3, S, S].
+            Batches with images [num_views, N, 3, S, S], N of them in the part.
         """
 
     @abstractmethod
@@ -102,14 +104,16 @@ class InMemoryImages(ImageSource):
         seed: int,
         purpose: str,
         first_step: int = 0,
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """See ``ImageSource``."""
         side = self.images.shape[-1]
         for step, batch in enumerate(batches, start=first_step):
             random = generator(seed, purpose, step)
             boxes = crop_boxes(num_views * len(batch), side, side, views.scale, views.ratio, random)
-            images, labels = self._take(batch)
-            crops = [crop_resize(images, view, self.image_size) for view in boxes.view(num_views, len(batch), 4)]
+            boxes, mine = boxes.view(num_views, len(batch), 4), part.of(len(batch))
+            images, labels = self._take(batch[mine])
+            crops = [crop_resize(images, view, self.image_size) for view in boxes[:, mine]]
             yield Batch(torch.stack(crops), labels)
 
     def center_crops(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
@@ -164,14 +168,17 @@ class StreamedImages(ImageSource):
         seed: int,
         purpose: str,
         first_step: int = 0,
+        part: Part = WHOLE,
     ) -> Iterator[Batch]:
         """See ``ImageSource``.
 
         Raises:
             ValueError: If an image cannot be read; names the file.
         """
-        crops = [_Crops(num_views, views, seed, purpose, first_step + i) for i in range(len(batches))]
-        return self._stream(batches, crops)
+        crops = [
+            _Crops(num_views, views, seed, purpose, first_step + i, len(batch), part) for i, batch in enumerate(batches)
+        ]
+        return self._stream([batch[part.of(len(batch))] for batch in batches], crops)
 
     def center_crops(self, batches: Sequence[Tensor]) -> Iterator[Batch]:
         """See ``ImageSource``.
@@ -222,13 +229,15 @@ class StreamedImages(ImageSource):
 
 
 class _Crops(NamedTuple):
-    """The random crops of one batch; see ``ImageSource.random_crops``."""
+    """The random crops of one batch, or of a part of it; see ``ImageSource.random_crops``."""
 
     num_views: int
     views: ViewConfig
     seed: int
     purpose: str
     step: int
+    batch_size: int
+    part: Part
 
 
 class _Task(NamedTuple):
@@ -266,8 +275,8 @@ class _Decoder(Dataset):
     def _random(self, rows: list[int], crops: _Crops) -> Tensor:
         result = torch.empty(crops.num_views, len(rows), 3, self.size, self.size, dtype=torch.uint8)
         # The random numbers belong to a view and a position in the batch, and are those of InMemoryImages.
-        draws = crop_draws(crops.num_views * len(rows), generator(crops.seed, crops.purpose, crops.step))
-        draws = draws.view(crops.num_views, len(rows), -1)
+        draws = crop_draws(crops.num_views * crops.batch_size, generator(crops.seed, crops.purpose, crops.step))
+        draws = draws.view(crops.num_views, crops.batch_size, -1)[:, crops.part.of(crops.batch_size)]
         for position, row in enumerate(rows):
             image = self.files.load(row)
             boxes = boxes_from_draws(

@@ -52,7 +52,11 @@ class Step(Protocol):
         """Random numbers for one purpose of this step."""
 
     def batch(self, stream: str = 'train') -> Batch:
-        """The next batch of a stream: normalised images [V, N, 3, H, W], labels [N]."""
+        """The next batch of a stream: normalised images [V, N, 3, H, W], labels [N].
+
+        On several ranks this rank's part of it. What a method computes from its images besides gradients, such as a
+        reward that moves a baseline, it must average: ``pinas_search.distributed.mean``.
+        """
 
     def autocast(self) -> torch.autocast:
         """Context of the forward passes, in the configured precision."""
@@ -62,6 +66,8 @@ class Step(Protocol):
 
     def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
         """Step an optimizer, then drop all gradients: what had none gets neither momentum nor weight decay.
+
+        The gradients that exist are averaged over the ranks first.
 
         Args:
             optimizer: Its name.

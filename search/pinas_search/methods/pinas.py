@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from .. import distributed
 from ..config import ViewConfig
 from ..config.types import Fraction, PositiveFloat, PositiveInt
 from ..plugins import options_of
@@ -77,7 +78,7 @@ class SupernetPi(PathMethod):
 
         Args:
             supernet: The student; it is trained in place.
-            queue_size: Negatives in the queue; a multiple of the batch size.
+            queue_size: Negatives in the queue; a multiple of the batch size of all ranks together.
             momentum: Decay λ of the teacher (paper Eq. 2).
             temperature: Divides the similarities; 1 with Eq. 4 of the paper read literally.
             feature_dim: Dimensions of the embedding.
@@ -156,11 +157,11 @@ class SupernetPi(PathMethod):
             The loss: sum of the two InfoNCE terms.
 
         Raises:
-            ValueError: If there are not 4 views and 2 paths, or N does not divide the queue size.
+            ValueError: If there are not 4 views and 2 paths, or the N of all ranks do not divide the queue size.
         """
         if len(views) != self.num_views or len(paths) != 2:
             raise ValueError(f'a Π-NAS step takes 4 views and 2 paths, got {len(views)} and {len(paths)}')
-        self.check_batch_size(views.shape[1])
+        self.check_batch_size(views.shape[1] * distributed.size())
         queries, keys = [], []
         for i, path in enumerate(paths):
             queries.append(self._encode(self.encoder_q, views[2 * i], path))
@@ -228,7 +229,8 @@ class SupernetPi(PathMethod):
 
     @torch.no_grad()
     def _enqueue(self, keys: torch.Tensor) -> None:
-        """Replace the oldest columns of the queue with ``keys`` [N, D]."""
+        """Replace the oldest columns of the queue with ``keys`` [N, D] and those of the other ranks."""
+        keys = distributed.gather(keys)
         if self.renormalize_keys:
             keys = F.normalize(keys, dim=1)
         start = int(self.queue_ptr)

@@ -119,7 +119,12 @@ class StageDir:
         """Write the state that the stage can go on from, atomically."""
         # Through a file of Python's, which reports a full disk as what it is; torch's own writer does not.
         with atomic_path(self.path / 'checkpoint.pt') as temporary, temporary.open('wb') as file:
-            torch.save(dict(state), file)
+            try:
+                torch.save(dict(state), file)
+            except RuntimeError as error:  # how torch ends its file after a write has failed
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read the last checkpoint onto the CPU; None if there is none.

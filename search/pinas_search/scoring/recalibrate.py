@@ -9,9 +9,10 @@ from collections.abc import Iterable, Sequence
 from typing import Literal, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from .. import distributed
 
 __all__ = ['PathNetwork', 'PooledStatistics', 'keeps_statistics', 'recalibrate_bn', 'tracking_layers']
 
@@ -120,8 +121,7 @@ class PooledStatistics:
     def write(self, mean: torch.Tensor, var: torch.Tensor) -> None:
         """Put the pooled mean and variance [C] there, over the ranks of a process group as well."""
         packed = torch.cat([self._sum, self._squares, self._sum.new_tensor([self._count])])
-        if dist.is_available() and dist.is_initialized():
-            dist.all_reduce(packed)
+        distributed.sum_(packed)
         size = packed[-1]
         pooled, mean_square = (packed[:-1] / size).chunk(2)
         mean.copy_(pooled)

@@ -1,30 +1,34 @@
 """The stages of a run. They meet only through the files of the run directory."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import import_module
 
-from .. import STAGES
-from ..config import check_run_dir
+from .. import STAGES, distributed
 from .run import Run
 
-__all__ = ['Run', 'run_stages', 'stage_function']
+__all__ = ['RANKED', 'Run', 'run_stages', 'stage_function']
+
+# Stages whose work the ranks share. The first rank runs the others alone.
+RANKED = frozenset({'learn', 'linear', 'retrain'})
 
 
 def run_stages(run: Run, stages: Sequence[str]) -> None:
-    """Run stages in a run directory, which the caller owns; those that have finished are left alone.
+    """Run stages in a run directory that is begun; those that have finished are left alone.
 
     Args:
         run: The run.
         stages: Names of the stages, in order.
 
     Raises:
-        ValueError: If another configuration made the directory; and what the stages raise.
+        ValueError: What the stages raise.
     """
-    if tuple(stages) != ('report',):  # the page needs neither images nor settings
-        check_run_dir(run.config, run.path)
-        run.note_classes()
     for stage in stages:
-        stage_function(stage)(run)
+        function = stage_function(stage)
+        if stage in RANKED:
+            function(run)
+        else:
+            distributed.first(partial(function, run))
 
 
 def stage_function(name: str) -> Callable[[Run], None]:

@@ -19,8 +19,12 @@ from .run import Run
 __all__ = ['check_run']
 
 
-def check_run(run: Run) -> None:
+def check_run(run: Run, ranks: int = 1) -> None:
     """Find what a later stage would refuse, and warn of settings that do not do what they seem to.
+
+    Args:
+        run: The run.
+        ranks: Processes that will share each batch.
 
     Raises:
         ValueError: For anything that a later stage would refuse.
@@ -31,7 +35,8 @@ def check_run(run: Run) -> None:
     _check_schedules(config)
     if config.learn.nesterov and not config.learn.momentum:
         raise ValueError('learn.nesterov needs learn.momentum above 0')
-    _ = run.device
+    if config.learn.sync_bn and run.device.type != 'cuda':
+        raise ValueError(f'learn.sync_bn needs CUDA GPUs, the device is {run.device.type}: set it to false')
     if run.num_classes < 2:
         raise ValueError('the images have one class only: there is nothing to tell apart')
     splits = run.splits
@@ -39,15 +44,16 @@ def check_run(run: Run) -> None:
         method = run.build_method()
         for name, stream in method.streams.items():
             which = '' if len(method.streams) == 1 else f' in the stream {name}'
-            _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, which)
+            _check_batch('learn', int(len(splits.train) * stream.share), config.learn.batch_size, ranks, which)
         method.check_batch_size(config.learn.batch_size)
         method.optimizers(config.learn)
         if config.retrain.start == 'inherited' and _trains_networks(config):
             method.supernet.extract(run.space.sample(generator(config.seed, 'check')))
     if 'classifier' in run.needs:
-        _check_batch('linear', len(splits.train), config.linear.batch_size)
+        _check_batch('linear', len(splits.train), config.linear.batch_size, ranks)
     if _trains_networks(config):
-        _check_batch('retrain', len(splits.full_train if splits.test else splits.train), config.retrain.batch_size)
+        retrained = splits.full_train if splits.test else splits.train
+        _check_batch('retrain', len(retrained), config.retrain.batch_size, ranks)
     run.strategy()
     run.check_scorer()
     if config.truth.file is not None:
@@ -71,10 +77,15 @@ def _trains_networks(config: Config) -> bool:
     return bool(config.retrain.top or config.retrain.random_paths or config.truth.trained_here)
 
 
-def _check_batch(stage: str, images: int, batch_size: int, which: str = '') -> None:
+def _check_batch(stage: str, images: int, batch_size: int, ranks: int, which: str = '') -> None:
     if images < batch_size:
         raise ValueError(
             f'{stage}.batch_size is {batch_size}, but there are {images} training images{which}: set it to that or less'
+        )
+    if batch_size % ranks:
+        raise ValueError(
+            f'{stage}.batch_size is {batch_size}, which {ranks} ranks cannot share: set it to '
+            f'{max(batch_size // ranks, 1) * ranks}, or start another number of ranks'
         )
 
 
@@ -114,7 +125,10 @@ def _check_optimizer(config: RetrainConfig) -> None:
         raise ValueError(
             f'retrain.optimizer is {config.optimizer!r}, which timm does not know; it knows {known}, ...'
         ) from error
-    scheduler, _ = create_scheduler_v2(optimizer, config.schedule, num_epochs=config.epochs)
+    try:
+        scheduler, _ = create_scheduler_v2(optimizer, config.schedule, num_epochs=config.epochs)
+    except ValueError:
+        scheduler = None
     if scheduler is None or not isinstance(optimizer, torch.optim.Optimizer):
         raise ValueError(
             f'retrain.schedule is {config.schedule!r}, which timm does not know; it knows cosine, tanh, step, '

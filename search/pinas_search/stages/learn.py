@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from .. import distributed
 from ..config import LearnConfig
 from ..methods import Method
 from ..records import save_tensors
@@ -29,6 +30,8 @@ def learn(run: Run) -> None:
         return
     method = run.build_method()
     method.check_batch_size(config.batch_size)
+    if config.sync_bn:
+        method = distributed.sync_batch_norm(method)
     run.place(method).train()
     optimizers = method.optimizers(config)
     streams = method.streams
@@ -54,12 +57,17 @@ def learn(run: Run) -> None:
                 group['lr'] = learning_rate(config, step.epoch)
         values = method.step(step)
         if step.number + 1 in snapshots:
-            _save_artifacts(method, stage.path / 'snapshots' / str(step.number + 1))
+            distributed.first(lambda: _save_artifacts(method, stage.path / 'snapshots' / str(step.number + 1)))
         return values
 
-    seconds = loop.train(step)
-    _save_artifacts(method, stage.path)
-    run.finish(stage, seconds, steps=loop.total, steps_per_epoch=loop.per_epoch, method=config.method)
+    seconds, ranks = loop.train(step), distributed.size()
+
+    def finish() -> None:
+        _save_artifacts(method, stage.path)
+        more = dict(steps=loop.total, steps_per_epoch=loop.per_epoch, method=config.method, ranks=ranks)
+        run.finish(stage, seconds, **more)
+
+    distributed.first(finish)
 
 
 def _save_artifacts(method: Method, folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,7 @@ from torch import nn
 
 from pinas_models.common.files import atomic_path
 
+from .. import distributed
 from ..randomness import seeded_scope
 from ..records import StageDir, save_tensors
 from .loop import Feed, Recipe, TrainLoop, TrainStep
@@ -29,9 +31,9 @@ def linear(run: Run) -> None:
     stage = run.stage('linear')
     if run.skip(stage, needs='classifier'):
         return
-    for step, snapshot in run.snapshots:
+    for step, snapshot in distributed.first(lambda: run.snapshots):
         folder = StageDir(stage.path / snapshot)
-        if folder.done is None:
+        if distributed.first(partial(getattr, folder, 'done')) is None:
             _train(run.variant(snapshot=snapshot), folder, f'linear (after {step} steps of learning)')
     _train(run, stage, 'linear')
 
@@ -40,10 +42,16 @@ def _train(run: Run, stage: StageDir, title: str) -> None:
     config = run.config.linear
     output = stage.path / 'classifier.safetensors'
     trained = run.path / 'learn' / run.snapshot / 'classifier.safetensors'
-    if trained.exists():
+
+    def take_trained() -> bool:
+        if not trained.exists():
+            return False
         with atomic_path(output) as temporary:
             shutil.copyfile(trained, temporary)
         run.finish(stage, 0.0, skipped='the method trained its own classifier')
+        return True
+
+    if distributed.first(take_trained):
         return
     supernet = run.load_supernet().train().requires_grad_(False)
     classifier = nn.Linear(supernet.num_features, run.num_classes)
@@ -69,6 +77,11 @@ def _train(run: Run, stage: StageDir, title: str) -> None:
     recipe = Recipe(title, 'linear', config.batch_size, config.epochs, config.checkpoint_seconds, config.max_steps)
     feeds = {'train': Feed(run.splits.train, config.views)}
     loop = TrainLoop(run, stage, recipe, feeds, classifier, {'weights': optimizer})
-    seconds = loop.train(step)
-    save_tensors(classifier, output)
-    run.finish(stage, seconds, steps=loop.total)
+    loop.watch(supernet)
+    seconds, ranks = loop.train(step), distributed.size()
+
+    def finish() -> None:
+        save_tensors(classifier, output)
+        run.finish(stage, seconds, steps=loop.total, ranks=ranks)
+
+    distributed.first(finish)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
@@ -17,8 +18,9 @@ from torch import nn
 from pinas_models.common.progress import Progress
 from pinas_models.common.text import first_line
 
+from .. import distributed
 from ..config import ViewConfig
-from ..data import Batch, ImageSource, epoch_batches
+from ..data import Batch, ImageSource, Part, epoch_batches
 from ..methods import apply_update
 from ..randomness import generator
 from ..records import StageDir
@@ -70,7 +72,7 @@ class Recipe:
     Attributes:
         title: What is trained, for the progress display.
         purpose: Name of its random streams.
-        batch_size: Images per step.
+        batch_size: Images per step, on all ranks together.
         epochs: Passes over the images of the first feed.
         max_steps: Stop after this many steps; None means all epochs.
         checkpoint_seconds: Time between checkpoints.
@@ -105,7 +107,7 @@ class TrainStep:
         return generator(self._loop.run.config.seed, f'{self._loop.recipe.purpose}/{purpose}', self.number)
 
     def batch(self, stream: str = 'train') -> Batch:
-        """The next batch of a stream: normalised images [V, N, 3, H, W], labels [N]."""
+        """The next batch of a stream, this rank's part: normalised images [V, N, 3, H, W], labels [N]."""
         return self._loop.draw(stream)
 
     def autocast(self) -> torch.autocast:
@@ -117,11 +119,14 @@ class TrainStep:
         loss.backward()
 
     def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
-        """Step an optimizer, then drop all gradients.
+        """Average the gradients over the ranks, step an optimizer, then drop all gradients.
 
         None, not zero: a block off the path gets neither momentum nor weight decay (the authors' optimizer hook).
         """
-        apply_update(self._loop.optimizers[optimizer], max_norm, lr_factor)
+        self._loop.compare_ranks(self.number)
+        chosen = self._loop.optimizers[optimizer]
+        distributed.reduce_gradients(p for group in chosen.param_groups for p in group['params'])
+        apply_update(chosen, max_norm, lr_factor)
         self._loop.module.zero_grad(set_to_none=True)
 
 
@@ -159,8 +164,10 @@ class TrainLoop:
             more: Further things that a checkpoint must hold.
 
         Raises:
-            ValueError: If there are fewer images than a batch.
+            ValueError: If there are fewer images than a batch, or the ranks cannot share a batch.
         """
+        self.part = Part(distributed.rank(), distributed.size())
+        self.part.of(recipe.batch_size)
         self.run, self.stage, self.recipe, self.feeds = run, stage, recipe, feeds
         self.module, self.optimizers = module, optimizers
         for name, feed in feeds.items():
@@ -177,9 +184,30 @@ class TrainLoop:
         self._state |= {f'optimizer/{name}': optimizer for name, optimizer in optimizers.items()}
         self._drawn = dict.fromkeys(feeds, 0)
         self._batches: dict[str, Iterator[Batch]] = {}
+        self._ran: list[str] = []
+        self.watch(module)
+
+    def watch(self, module: nn.Module) -> None:
+        """With ``compare_ranks``, note what of a module runs in a step: which paths, and in which order."""
+        if not self.run.config.compare_ranks or distributed.size() == 1:
+            return
+        for name, part in module.named_modules():
+            part.register_forward_pre_hook(lambda _, __, name=name: self._ran.append(name))
+
+    def compare_ranks(self, number: int) -> None:
+        """With ``compare_ranks``, make sure that all ranks ran the same modules since the last call.
+
+        Raises:
+            ValueError: If they did not.
+        """
+        if self.run.config.compare_ranks:
+            remedy = 'a method must draw paths from step.generator only, and average what steers them over the ranks'
+            expect_equal = distributed.expect_equal
+            expect_equal(f'the path of step {number + 1} of {self.recipe.title}', self._ran, remedy)
+            self._ran.clear()
 
     def draw(self, stream: str) -> Batch:
-        """The next batch of a stream: normalised images [V, N, 3, S, S], labels [N]."""
+        """The next batch of a stream, this rank's part: normalised images [V, N, 3, S, S], labels [N]."""
         feed, number = self.feeds[stream], self._drawn[stream]
         # The first stream has the name of the training, so that methods with one stream all see the same images.
         first = stream == next(iter(self.feeds))
@@ -188,7 +216,8 @@ class TrainLoop:
             self._batches[stream] = self._crops(feed, purpose, number, self.total if first else None)
         batch = next(self._batches[stream])
         self._drawn[stream] += 1
-        return Batch(self.run.augment(batch.images, feed.views, f'{purpose}/photometric', number), batch.labels)
+        images = self.run.augment(batch.images, feed.views, f'{purpose}/photometric', number, self.part)
+        return Batch(images, batch.labels)
 
     def _crops(self, feed: Feed, purpose: str, start: int, total: int | None) -> Iterator[Batch]:
         """Random crops from batch ``start`` on, epoch by epoch, the same that an uninterrupted training would see."""
@@ -204,6 +233,7 @@ class TrainLoop:
                 seed=seed,
                 purpose=f'{purpose}/crops',
                 first_step=start,
+                part=self.part,
             )
             start += len(batches)
 
@@ -215,8 +245,8 @@ class TrainLoop:
         """Train.
 
         Args:
-            step: Makes one step and returns scalars, which are averaged between lines of metrics.
-            at_log: Further figures for a line of metrics, for example an evaluation.
+            step: Makes one step and returns scalars, which are averaged between lines of metrics and over the ranks.
+            at_log: Further figures for a line of metrics, for example an evaluation; only the first rank calls it.
 
         Returns:
             Seconds of the whole training, earlier sessions included.
@@ -228,59 +258,86 @@ class TrainLoop:
         start, seconds_before, sums = self._resume()
         clock = last_checkpoint = time.monotonic()
         log_every = self.per_epoch if self.recipe.log_epochs else max(1, min(self.per_epoch, self.total // 200))
-        with Progress(self.recipe.title, self.total, start, unit='step') as progress, _signals() as stopped:
+        shown = distributed.rank() == 0
+        with (
+            Progress(self.recipe.title, self.total, start, unit='step', shown=shown) as progress,
+            _signals() as stopped,
+        ):
             for number in range(start, self.total):
                 values = step(TrainStep(self, number))
                 sums = {key: sums[key] + value if key in sums else value for key, value in values.items()}
                 done, note = number + 1, ''
                 if done % log_every == 0 or done == self.total:
                     count = (done - 1) % log_every + 1
-                    means = {key: float(value) / count for key, value in sums.items()}
-                    if not all(map(_is_finite, means.values())):
-                        raise ValueError(
-                            f'{self.recipe.title}: the loss is not finite at step {done}; the last checkpoint is kept '
-                            f'in {self.stage.path}. Lower the learning rate and start in a new run directory'
-                        )
+                    means = {key: float(value) / count for key, value in _over_ranks(sums).items()}
                     sums = {}
                     note = ', '.join(f'{key} {value:.4g}' for key, value in means.items())
-                    record = {'step': done, 'epoch': done / self.per_epoch, **means, **at_log(), 'lr': self._lr()}
-                    self.stage.append_metrics({**record, 'seconds': round(seconds_before + _since(clock), 3)})
-                due = _since(last_checkpoint) >= self.recipe.checkpoint_seconds or bool(stopped)
+                    log = partial(self._log, done, means, at_log, lambda: seconds_before + _since(clock))
+                    distributed.first(log)
+                # The ranks save and stop together: at the step that the first one of them to be asked has reached.
+                due = distributed.rank() == 0 and _since(last_checkpoint) >= self.recipe.checkpoint_seconds
+                signal_number, due_anywhere = distributed.largest(stopped[0] if stopped else 0, due)
                 # Saved at the end too: what follows (writing results) can then be interrupted without training again.
-                if due or done == self.total:
-                    self._save(done, seconds_before + _since(clock), sums)
+                if signal_number or due_anywhere or done == self.total:
+                    sums = _over_ranks(sums)
+                    distributed.first(partial(self._save, done, seconds_before + _since(clock), sums))
                     last_checkpoint = time.monotonic()
-                if stopped and done < self.total:
-                    raise Interrupted(stopped[0])
+                if signal_number and done < self.total:
+                    raise Interrupted(signal_number)
                 progress.update(note=note)
         return seconds_before + _since(clock)
+
+    def _log(
+        self,
+        done: int,
+        means: Mapping[str, float],
+        at_log: Callable[[], dict[str, float]],
+        seconds: Callable[[], float],
+    ) -> None:
+        if not all(map(_is_finite, means.values())):
+            raise ValueError(
+                f'{self.recipe.title}: the loss is not finite at step {done}; the last checkpoint is kept '
+                f'in {self.stage.path}. Lower the learning rate and start in a new run directory'
+            )
+        record = {'step': done, 'epoch': done / self.per_epoch, **means, **at_log(), 'lr': self._lr()}
+        self.stage.append_metrics({**record, 'seconds': round(seconds(), 3)})
 
     def _lr(self) -> float:
         return next(iter(self.optimizers.values())).param_groups[0]['lr']
 
     def _resume(self) -> tuple[int, float, dict[str, torch.Tensor]]:
         checkpoint = self.stage.load_checkpoint()
+        progress: tuple[int, float, dict[str, torch.Tensor]] = (0, 0.0, {})
+        if checkpoint is not None:
+            try:
+                for key, item in self._state.items():
+                    item.load_state_dict(checkpoint[key])
+                self._drawn.update(checkpoint['drawn'])
+                sums = {key: value.to(self.run.device) for key, value in checkpoint['sums'].items()}
+                progress = int(checkpoint['step']), float(checkpoint['seconds']), sums
+            except Exception as error:  # what modules and optimizers raise for a state that is not theirs
+                raise ValueError(
+                    f'{self.stage.path / "checkpoint.pt"} does not fit this training ({first_line(error)}): delete it '
+                    'to begin the stage anew'
+                ) from error
+        remedy = 'the run directory must lie on a file system that all machines share'
+        distributed.expect_equal(f'the checkpoint in {self.stage.path}', progress[0], remedy)
+        distributed.first(lambda: self.stage.truncate_metrics(progress[0]))
         if checkpoint is None:
-            self.stage.truncate_metrics(0)
-            return 0, 0.0, {}
-        try:
-            for key, item in self._state.items():
-                item.load_state_dict(checkpoint[key])
-            self._drawn.update(checkpoint['drawn'])
-            sums = {key: value.to(self.run.device) for key, value in checkpoint['sums'].items()}
-            progress = int(checkpoint['step']), float(checkpoint['seconds']), sums
-        except Exception as error:  # what modules and optimizers raise for a state that is not theirs
-            raise ValueError(
-                f'{self.stage.path / "checkpoint.pt"} does not fit this training ({first_line(error)}): delete it to '
-                'begin the stage anew'
-            ) from error
-        self.stage.truncate_metrics(progress[0])
+            distributed.broadcast(item for item in self._state.values() if isinstance(item, nn.Module))
         return progress
 
     def _save(self, step: int, seconds: float, sums: Mapping[str, torch.Tensor]) -> None:
         states = {key: item.state_dict() for key, item in self._state.items()}
         progress = {'step': step, 'seconds': seconds, 'sums': dict(sums), 'drawn': dict(self._drawn)}
         self.stage.save_checkpoint({**progress, **states})
+
+
+def _over_ranks(sums: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The mean of each sum over the ranks."""
+    means = {key: value.clone() for key, value in sums.items()} if distributed.size() > 1 else dict(sums)
+    distributed.mean_(list(means.values()))
+    return means
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import nn
 
 from pinas_models.common.files import write_json
 
+from .. import distributed
 from ..data import sequential_batches
 from ..randomness import seeded_scope
 from ..records import Candidate, StageDir, Trials, read_json
@@ -65,13 +66,15 @@ def retrain(run: Run) -> None:
     if all(network.done for network in networks) and run.skip(stage):
         return
     if not (run.config.retrain.top or run.config.retrain.random_paths):
-        run.finish(stage, 0.0, skipped='no network is to be retrained')
+        distributed.first(lambda: run.finish(stage, 0.0, skipped='no network is to be retrained'))
         return
     if not (run.path / 'search' / 'result.json').exists():
         raise FileNotFoundError(
             f'{run.path / "search" / "result.json"} is missing: run the stage search first (pinas-search search ...)'
         )
-    run.finish(stage, train_all(run, _plan(run, stage), stage, train_network))
+    trainings = distributed.first(lambda: _plan(run, stage))
+    seconds = train_all(run, trainings, stage, train_network)
+    distributed.first(lambda: run.finish(stage, seconds))
 
 
 def _plan(run: Run, stage: StageDir) -> list[Training]:
@@ -147,6 +150,8 @@ def train_network(run: Run, training: Training, folder: StageDir) -> None:
         step_on_epochs=False,
         updates_per_epoch=loop.per_epoch,
     )
+    own = f'/rank-{distributed.rank()}' if distributed.rank() else ''
+    statistics = [b for b in model.buffers() if b.is_floating_point()]
     mixup = None
     if config.mixup or config.cutmix:
         mixup = Mixup(config.mixup, config.cutmix, label_smoothing=config.label_smoothing, num_classes=run.num_classes)
@@ -158,8 +163,8 @@ def train_network(run: Run, training: Training, folder: StageDir) -> None:
         images, labels = step.batch()
         images = images[0]
         model.train()
-        # Mixup, erasing, DropPath and dropout take no generator.
-        with seeded_scope(seed, f'{purpose}/step', step.number):
+        # Mixup, erasing, DropPath and dropout take no generator, and draw for the images of a rank only.
+        with seeded_scope(seed, f'{purpose}/step{own}', step.number):
             if mixup is not None:
                 images, labels = mixup(images, labels)
             if erase is not None:
@@ -169,6 +174,7 @@ def train_network(run: Run, training: Training, folder: StageDir) -> None:
         loss = criterion(logits.float(), labels)
         step.backward(loss)
         step.update()
+        distributed.mean_(statistics)  # so that what is measured and kept is not that of one rank
         if ema is not None:
             ema.update(model, step=step.number)
         return {'loss': loss.detach()}
@@ -183,28 +189,32 @@ def train_network(run: Run, training: Training, folder: StageDir) -> None:
         ema_figures = {} if ema is None else {'ema_accuracy': judgement(ema.module).accuracy}
         return {'accuracy': judgement(model).accuracy, **ema_figures}
 
-    seconds = loop.train(step, figures)
+    seconds, ranks = loop.train(step, figures), distributed.size()
     final = ema.module if ema is not None else model
-    end, cost = judgement(final), run.space.cost(training.path)
-    result = {
-        'name': training.name,
-        'path': run.space.encode(training.path),
-        'score': training.score,
-        'accuracy': end.accuracy,
-        'accuracy_on': 'held_out' if test is None else 'test',
-        'images': len(measured),
-        'cross_entropy': end.cross_entropy,
-        'correct': end.score.correct,
-        'params': cost.params,
-        'macs': cost.macs,
-        'start': config.start,
-        'epochs': config.epochs,
-        'seed': training.seed,
-    }
-    if training.keep:
-        save_network(run, final, training.path, result, folder.path / 'model')
-    write_json(folder.path / 'result.json', result)
-    run.finish(folder, seconds, steps=loop.total)
+
+    def finish() -> None:
+        end, cost = judgement(final), run.space.cost(training.path)
+        result = {
+            'name': training.name,
+            'path': run.space.encode(training.path),
+            'score': training.score,
+            'accuracy': end.accuracy,
+            'accuracy_on': 'held_out' if test is None else 'test',
+            'images': len(measured),
+            'cross_entropy': end.cross_entropy,
+            'correct': end.score.correct,
+            'params': cost.params,
+            'macs': cost.macs,
+            'start': config.start,
+            'epochs': config.epochs,
+            'seed': training.seed,
+        }
+        if training.keep:
+            save_network(run, final, training.path, result, folder.path / 'model')
+        write_json(folder.path / 'result.json', result)
+        run.finish(folder, seconds, steps=loop.total, ranks=ranks)
+
+    distributed.first(finish)
 
 
 def _build(run: Run, training: Training) -> nn.Module:

@@ -15,9 +15,9 @@ from torch import nn
 
 from pinas_models.common.files import write_json
 
-from .. import STAGES
+from .. import STAGES, distributed
 from ..config import Config, EvaluateConfig, ViewConfig
-from ..data import ImageSource, Splits, load_splits, normalize, photometric
+from ..data import WHOLE, ImageSource, Part, Splits, load_splits, normalize, photometric
 from ..methods import Method
 from ..plugins import Kind, Plugin, find_plugin
 from ..randomness import generator, seeded_scope
@@ -259,9 +259,12 @@ class Run:
         load_tensors(classifier, self.path / 'linear' / self.snapshot / 'classifier.safetensors', 'linear')
         return classifier.to(self.device)
 
-    def augment(self, images: torch.Tensor, views: ViewConfig, purpose: str, step: int) -> torch.Tensor:
+    def augment(
+        self, images: torch.Tensor, views: ViewConfig, purpose: str, step: int, part: Part = WHOLE
+    ) -> torch.Tensor:
         """Colour changes, blur, flip and normalisation of random crops [V, N, 3, S, S] in 0..1; same shape."""
-        flat = photometric(images.flatten(0, 1), views, generator(self.config.seed, purpose, step))
+        numbers = generator(self.config.seed, purpose, step)
+        flat = photometric(images.flatten(0, 1), views, numbers, part=part, num_views=len(images))
         return self.normalize(flat).unflatten(0, images.shape[:2])
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
@@ -292,6 +295,9 @@ class Run:
 
     def skip(self, stage: StageDir, needs: str = '') -> bool:
         """Say whether a stage has nothing to do: finished already, or not needed by any later one."""
+        return distributed.first(lambda: self._skip(stage, needs))
+
+    def _skip(self, stage: StageDir, needs: str) -> bool:
         if stage.done is not None:
             print(f'{stage.path.relative_to(self.path)}: finished before, nothing to do', file=sys.stderr, flush=True)
             return True

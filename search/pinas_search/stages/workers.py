@@ -23,6 +23,7 @@ import torch
 from pinas_models.common.progress import Progress
 from pinas_models.common.text import one_line
 
+from .. import distributed
 from ..records import StageDir, own
 from .loop import Interrupted
 from .run import Run
@@ -82,7 +83,7 @@ def train_all(
     Raises:
         ValueError: If a training fails or its process dies; the others keep what they have saved.
     """
-    waiting = [training for training in trainings if StageDir(stage.path / training.name).done is None]
+    waiting = distributed.first(lambda: [t for t in trainings if StageDir(stage.path / t.name).done is None])
     if run.workers == 1 or len(waiting) < 2:
         for training in waiting:
             train(run, training, StageDir(stage.path / training.name))
@@ -94,7 +95,7 @@ def train_all(
             for training, folder in zip(waiting, folders, strict=True)
         ]
         side_by_side(tasks, run.workers, stage.path.name, total=len(trainings), unit='network')
-    records = [StageDir(stage.path / training.name).done for training in trainings]
+    records = distributed.first(lambda: [StageDir(stage.path / training.name).done for training in trainings])
     return sum(record['seconds'] for record in records if record)
 
 

@@ -143,6 +143,8 @@ def _perform(config: Config, folder: Path, stages: tuple[str, ...]) -> None:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     run = Run(config, folder)
+    check_run_dir(config, folder)
+    run.note_classes()
     run_stages(run, [stage for stage in run.stages if stage in stages])
 
 
@@ -153,5 +155,7 @@ def _make_truth(study: Study, out: Path, workers: int) -> Path:
     if not (run.path / 'truth' / 'done.json').exists():
         check_run(run)
     with own(run.path, timeout=WAIT):
+        check_run_dir(run.config, run.path)
+        run.note_classes()
         run_stages(run, ('truth',))
     return table
