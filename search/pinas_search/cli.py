@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from pinas_models.common.command_line import run_command
 
-from .commands import correlate
+from .commands import correlate, study
 from .commands.stage import STAGE_COMMANDS
 
 __all__ = ['main']
@@ -17,7 +17,9 @@ _DESCRIPTION = 'Learn a supernet, search it, retrain the winner, and report.'
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns 0, 2 for a user's mistake, 128 + the signal's number when interrupted."""
-    return run_command('pinas-search', _DESCRIPTION, {**STAGE_COMMANDS, 'correlate': correlate}, arguments)
+    return run_command(
+        'pinas-search', _DESCRIPTION, {**STAGE_COMMANDS, 'study': study, 'correlate': correlate}, arguments
+    )
 
 
 if __name__ == '__main__':

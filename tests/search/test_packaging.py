@@ -25,6 +25,8 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     names, space = result.stdout.splitlines()
     assert {path.stem for path in (ROOT / 'search' / 'configs').glob('*.yaml')} == set(names.split())
     assert space == 'mini'
+    studies = {path.name for path in (ROOT / 'search' / 'configs' / 'studies').iterdir()}
+    assert studies == {path.name for path in (site / 'pinas_search' / 'configs' / 'studies').iterdir()}
     downstream = ROOT / 'downstream' / 'configs'
     packaged = site / 'pinas_downstream' / 'configs'
     configs = {path.relative_to(downstream): path.read_text() for path in downstream.rglob('*.py')}

@@ -8,7 +8,6 @@ import sys
 import warnings
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from .. import STAGES
@@ -58,7 +57,7 @@ class StageCommand:
         from .. import distributed
         from ..config import check_run_dir, parse_config, read_run_config, to_yaml
         from ..records import own
-        from ..stages import RANKED, Run, stage_function
+        from ..stages import Run, run_stages
         from ..stages.checks import check_run
 
         written = args.out / 'config.yaml' if args.out else None
@@ -101,12 +100,7 @@ class StageCommand:
                 space, classes = run.space, run.num_classes
                 print(f'nothing to object: {space.name} with {space.size:,} networks, {classes} classes')
             try:
-                for stage in run.stages if self.stages == STAGES else self.stages:
-                    function = stage_function(stage)
-                    if stage in RANKED:
-                        function(run)
-                    else:
-                        distributed.first(partial(function, run))
+                run_stages(run, run.stages if self.stages == STAGES else self.stages)
             except KeyboardInterrupt as error:
                 if first:
                     print('pinas-search: interrupted; the same command goes on from here', file=sys.stderr)

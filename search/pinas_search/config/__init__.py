@@ -14,11 +14,14 @@ from .fields import (
     plain_views,
 )
 from .files import (
+    Settings,
     builtin_configs,
     check_run_dir,
+    differences,
     parse_config,
     parse_options,
     read_run_config,
+    read_yaml,
     to_yaml,
     write_config,
 )
@@ -32,14 +35,17 @@ __all__ = [
     'RankConfig',
     'RetrainConfig',
     'SearchConfig',
+    'Settings',
     'TruthConfig',
     'ViewConfig',
     'builtin_configs',
     'check_run_dir',
+    'differences',
     'parse_config',
     'parse_options',
     'plain_views',
     'read_run_config',
+    'read_yaml',
     'to_yaml',
     'write_config',
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,11 +21,14 @@ from .. import STAGES
 from .fields import Config
 
 __all__ = [
+    'Settings',
     'builtin_configs',
     'check_run_dir',
+    'differences',
     'parse_config',
     'parse_options',
     'read_run_config',
+    'read_yaml',
     'to_yaml',
     'write_config',
 ]
@@ -49,16 +53,28 @@ _LIMIT = re.compile(r' and v<=(3e\+38|9223372036854775807)')
 _MOST_VALUES = 100_000  # of a configuration; aliases of YAML can stand for more than fit into memory
 
 
+class Settings(NamedTuple):
+    """Settings that are no configuration file of their own.
+
+    Attributes:
+        where: Where they stand, for messages.
+        values: Keys, dotted or nested, and values.
+    """
+
+    where: str
+    values: Mapping[str, Any]
+
+
 def builtin_configs() -> dict[str, Path]:
     """Name -> file of the configurations that come with the package."""
     return packaged_configs('pinas_search', '*.yaml')
 
 
-def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
+def parse_config(sources: Sequence[str | Settings], overrides: Sequence[str]) -> Config:
     """Read a configuration.
 
     Args:
-        sources: Files or names of built-in configurations, later ones win.
+        sources: Files or names of built-in configurations, or settings; later ones win.
         overrides: ``key=value`` with dotted keys; values are YAML.
 
     Returns:
@@ -79,8 +95,17 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
                 arguments.append(f'--{options}={{}}')
 
     for source in sources:
+        if isinstance(source, Settings):
+            content = _flatten(source.values)
+            _check(content, source.where)
+            forget_options(content)
+            arguments += [
+                f'--{key}={value if isinstance(value, str) else json.dumps(value, default=str)}'
+                for key, value in content.items()
+            ]
+            continue
         path = find_file(source, builtin_configs())
-        content = _flatten(_read_yaml(path))
+        content = _flatten(read_yaml(path))
         _check(content, str(path))
         forget_options(content)
         if content:
@@ -101,7 +126,7 @@ def parse_config(sources: Sequence[str], overrides: Sequence[str]) -> Config:
     return _unbound(Config(**{field.name: values[field.name] for field in fields(Config)}))
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML mapping; an empty file is an empty one.
 
     Raises:
@@ -206,13 +231,24 @@ def check_run_dir(config: Config, run_dir: Path) -> None:
     write_config(config, path)
 
 
+def differences(config: Config, other: Config) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> value of the first and of the second configuration, where they differ; None where it has none."""
+    first, second = (_flatten(_plain(asdict(c))) for c in (config, other))
+    # An empty mapping of options is no setting beside those of the other one.
+    return {
+        key: (first.get(key), second.get(key))
+        for key in dict.fromkeys([*first, *second])
+        if first.get(key) != second.get(key) and {} not in (first.get(key), second.get(key))
+    }
+
+
 def read_run_config(path: Path) -> dict[str, Any]:
     """Read the configuration that a run has written.
 
     Raises:
         ValueError: If the file is damaged: all settings are written, ``retrain`` the last.
     """
-    content = _read_yaml(path)
+    content = read_yaml(path)
     names = [field.name for field in fields(Config)]
     if not {names[0], names[-1]} <= content.keys():  # others may be newer than the run
         missing = [name for name in names if name not in content]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from html import escape
 from itertools import cycle
@@ -27,7 +28,7 @@ from .ranking import draw_curve, draw_ranking, draw_taus
 from .summary import Summary
 from .winner import describe_winner, draw_winner
 
-__all__ = ['Picture', 'draw_pictures', 'duration', 'pareto_front', 'save_pictures', 'top_count']
+__all__ = ['Picture', 'draw_pictures', 'duration', 'pareto_front', 'save_pictures', 'style', 'top_count']
 
 _BLUE, _ORANGE, _GREY = '#0b5fa5', '#c8500a', '#767676'
 _WIDTH = 5.0  # inches: letters keep 70 % of their size on a phone
@@ -86,9 +87,14 @@ def top_count(candidates: int) -> int:
     return min(max(10, candidates // 10), candidates // 2)
 
 
+def style() -> AbstractContextManager[None]:
+    """The look of all figures, for the block that draws one."""
+    return matplotlib.rc_context(_STYLE)
+
+
 def draw_pictures(record: RunRecord, summary: Summary, space: Space) -> dict[str, Picture]:
     """Draw what the run has data for, keyed by file name."""
-    with matplotlib.rc_context(_STYLE):
+    with style():
         return dict(_pictures(record, summary, space))
 
 
@@ -99,7 +105,7 @@ def save_pictures(pictures: Mapping[str, Picture], folder: Path) -> dict[str, st
         Each figure as an ``<svg>`` element that can stand beside others in one HTML page.
     """
     inline = {}
-    with matplotlib.rc_context(_STYLE):
+    with style():
         for name, picture in pictures.items():
             if isinstance(picture.figure, Figure):
                 with atomic_path(folder / f'{name}.png') as temporary:

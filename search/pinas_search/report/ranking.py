@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ['draw_curve', 'draw_ranking', 'draw_taus']
+__all__ = ['TauLine', 'draw_curve', 'draw_ranking', 'draw_tau_lines', 'draw_taus']
 
 _BLUE, _ORANGE, _GREY = '#0b5fa5', '#c8500a', '#767676'
+
+
+@dataclass(frozen=True)
+class TauLine:
+    """A predictor in a picture of taus.
+
+    Attributes:
+        name: Its name.
+        tau: Its tau.
+        interval: The 95 % interval of it.
+        seeds: Taus of single seeds, if there are several.
+        reported: Tau that others have reported, and its standard deviation.
+    """
+
+    name: str
+    tau: float
+    interval: Sequence[float]
+    seeds: Sequence[float] = ()
+    reported: tuple[float, float] | None = None
 
 
 def draw_ranking(
@@ -74,27 +94,60 @@ def draw_taus(report: Mapping[str, Any]) -> tuple[Figure, str]:
     Returns:
         The figure, and what it shows in words.
     """
-    rows: list[tuple[str, float, Sequence[float]]] = [
-        ('score', report['kendall_tau'], report['kendall_tau_interval']),
-        *((name, of['kendall_tau'], of['kendall_tau_interval']) for name, of in report.get('scores', {}).items()),
+    lines = [
+        TauLine('score', report['kendall_tau'], report['kendall_tau_interval']),
+        *(
+            TauLine(name, of['kendall_tau'], of['kendall_tau_interval'])
+            for name, of in report.get('scores', {}).items()
+        ),
     ]
-    trivial = sorted(report['trivial'].items(), key=lambda item: -item[1])
-    names = [name for name, *_ in rows] + [name for name, _ in trivial]
-    figure = Figure(figsize=(5.0, 0.9 + 0.32 * len(names)), layout='constrained')
+    return draw_tau_lines(lines, report['trivial'], report['truth'].get('tau_between_trainings'))
+
+
+def draw_tau_lines(
+    lines: Sequence[TauLine],
+    trivial: Mapping[str, float],
+    ceiling: float | None = None,
+    title: str = 'Who ranks how well',
+) -> tuple[Figure, str]:
+    """Draw taus with their intervals, beside those of predictors that need no training.
+
+    Args:
+        lines: Predictors, from above; at least one.
+        trivial: Name -> tau of what needs no training.
+        ceiling: Tau between two trainings of the truth, if it is known.
+        title: Title of the picture.
+
+    Returns:
+        The figure, and what it shows in words.
+    """
+    simple = sorted(trivial.items(), key=lambda item: -item[1])
+    names = [line.name for line in lines] + [name for name, _ in simple]
+    figure = Figure(figsize=(5.0, 1.1 + 0.32 * len(names)), layout='constrained')
     axes = figure.subplots()
-    for y, (_, tau, (low, high)) in enumerate(rows):
-        axes.errorbar(tau, y, xerr=[[max(tau - low, 0)], [max(high - tau, 0)]], fmt='o', color=_BLUE, capsize=3)
-    for y, (_, tau) in enumerate(trivial, start=len(rows)):
-        axes.plot([tau], [y], marker='s', color='white', markeredgecolor=_GREY)
+    for y, line in enumerate(lines):
+        low, high = line.interval
+        bars = [[max(line.tau - low, 0)], [max(high - line.tau, 0)]]
+        axes.errorbar(line.tau, y, xerr=bars, fmt='o', color=_BLUE, capsize=3, label='tau, 95 % interval')
+        if len(line.seeds) > 1:
+            axes.plot(line.seeds, [y] * len(line.seeds), '|', color='black', markersize=9, label='single seeds')
+        if line.reported is not None:
+            value, deviation = line.reported
+            look: dict[str, Any] = dict(fmt='D', color=_ORANGE, markersize=5, linewidth=0.9, capsize=2)
+            axes.errorbar(value, y + 0.28, xerr=deviation, label='reported by the authors', **look)
+    for y, (_, tau) in enumerate(simple, start=len(lines)):
+        axes.plot([tau], [y], 's', color='white', markeredgecolor=_GREY, label='without training')
     axes.axvline(0, color='black', linewidth=0.8)
-    ceiling = report['truth'].get('tau_between_trainings')
     if ceiling is not None:
         axes.axvline(ceiling, color=_ORANGE, linestyle='--', linewidth=1.4, label='two trainings of the truth')
-        axes.legend(loc='best')
-    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="Kendall's τ", title='Who ranks how well')
+    marks = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # each once
+    if len(marks) > 2 or ceiling is not None:
+        figure.legend(list(marks.values()), list(marks), loc='outside lower center', ncols=2, fontsize=9)
+    axes.set(yticks=range(len(names)), yticklabels=names, xlabel="Kendall's τ", title=title)
     axes.invert_yaxis()
-    best = f'; the best predictor without training is {trivial[0][0]} with {trivial[0][1]:.2f}' if trivial else ''
-    return figure, f"Kendall's tau of the score is {report['kendall_tau']:.2f}{best}."
+    best = f'; the best predictor without training is {simple[0][0]} with {simple[0][1]:.2f}' if simple else ''
+    taus = ', '.join(f'{line.name} {line.tau:.2f}' for line in lines)
+    return figure, f"Kendall's tau: {taus}{best}."
 
 
 def draw_curve(points: Sequence[Mapping[str, Any]], key: str, label: str) -> tuple[Figure, str]:

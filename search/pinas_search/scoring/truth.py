@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..spaces import Space
+from .ranking import kendall_tau
 from .tables import read_table
 
 __all__ = [
@@ -92,6 +93,17 @@ class Truth:
             short=None if self.short is None else self.short[rows],
             repeats=None if self.repeats is None else self.repeats[:, rows],
         )
+
+    @property
+    def agreement(self) -> float | None:
+        """How well the truth agrees with itself: the mean tau between single trainings; None if they are not known.
+
+        No score can be expected above it.
+        """
+        if self.repeats is None or len(self.repeats) < 2:
+            return None
+        pairs = [(i, j) for i in range(len(self.repeats)) for j in range(i)]
+        return float(np.mean([kendall_tau(self.repeats[i], self.repeats[j]) for i, j in pairs]))
 
     def facts(self) -> dict[str, Any]:
         """What a report says about it."""

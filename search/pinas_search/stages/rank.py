@@ -262,13 +262,7 @@ def _report(
 
 
 def _ceiling(truth: Truth) -> dict[str, Any]:
-    """How well the truth agrees with itself: the mean tau between single trainings. No score can be expected above."""
-    if truth.repeats is None or len(truth.repeats) < 2:
-        return {}
-    pairs = [(i, j) for i in range(len(truth.repeats)) for j in range(i)]
-    return {
-        'tau_between_trainings': float(np.mean([kendall_tau(truth.repeats[i], truth.repeats[j]) for i, j in pairs]))
-    }
+    return {} if truth.agreement is None else {'tau_between_trainings': truth.agreement}
 
 
 def _warnings(run: Run, report: Mapping[str, Any], chosen: ChoicePath, accuracies: np.ndarray | None) -> list[str]:

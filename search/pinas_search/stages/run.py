@@ -54,9 +54,13 @@ class Run:
         if evaluate is not None:
             config = replace(config, search=replace(config.search, evaluate=evaluate))
         other = replace(self, config=config, snapshot=self.snapshot if snapshot is None else snapshot)
-        if 'splits' in self.__dict__:  # the same images, read once
-            other.__dict__['splits'] = self.splits
+        other.share_images(self)
         return other
+
+    def share_images(self, other: Run) -> None:
+        """Take the images of a run with the same data, seed and device, if it has read them already."""
+        if 'splits' in other.__dict__:
+            self.__dict__['splits'] = other.splits
 
     @property
     def snapshots(self) -> list[tuple[int, str]]:
