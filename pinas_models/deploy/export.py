@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import tempfile
@@ -237,8 +238,10 @@ def _write_torch_export(
 ) -> None:
     varying = (0, 2, 3) if dynamic_size else (0,)
     program = torch.export.export(model, (example,), dynamic_shapes=(dict.fromkeys(varying, torch.export.Dim.DYNAMIC),))
-    with file.open('wb') as stream:  # not by name: it would insist on the suffix
-        torch.export.save(program, stream, extra_files=metadata)
+    # Through memory: its own writer does not say that a disk is full. Nor by name: it would insist on a suffix.
+    content = io.BytesIO()
+    torch.export.save(program, content, extra_files=metadata)
+    file.write_bytes(content.getbuffer())
 
 
 def _load(file: Path, format: str) -> Callable[[Tensor], Tensor]:
