@@ -28,8 +28,10 @@ def main() -> None:
         command = [sys.executable, '-m', 'pinas_search.cli', 'run', '--config', 'digits', '--out', str(run)]
         subprocess.run([*command, *args.overrides], check=True)
         seconds = time.perf_counter() - begin
-        for stage in STAGES[:-1]:  # the report keeps no time
-            print(f'{stage:8} {json.loads((run / stage / "done.json").read_text())["seconds"]:7.1f} s')
+        for stage in STAGES:
+            done = run / stage / 'done.json'
+            if done.exists():  # the report keeps no time; without a truth there is no ranking
+                print(f'{stage:8} {json.loads(done.read_text())["seconds"]:7.1f} s')
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # KiB on Linux
     print(f'whole    {seconds:7.1f} s, peak memory {peak:.2f} GiB')
 
