@@ -135,7 +135,8 @@ def side_by_side(
                 pool.shutdown()
             return
         # Fresh processes: a fork would inherit the threads of PyTorch in an unknown state.
-        pool, task = pool or ProcessPoolExecutor(1, multiprocessing.get_context('spawn')), waiting.pop()
+        spawn = multiprocessing.get_context('spawn')
+        pool, task = pool or ProcessPoolExecutor(1, spawn, initializer=_watch_parent), waiting.pop()
         running[pool.submit(_in_worker, task, threads)] = pool, task
 
     with Progress(title, total, total - len(tasks), unit=unit, seconds=0.0) as progress:
@@ -183,7 +184,6 @@ def _outcome(future: Future[None], task: Task) -> tuple[bool, Exception | None]:
 
 def _in_worker(task: Task, threads: int) -> None:
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
     task.folder.mkdir(parents=True, exist_ok=True)
     with (
         (task.folder / 'log.txt').open('a', encoding='utf-8', buffering=1) as log,
@@ -200,6 +200,10 @@ def _in_worker(task: Task, threads: int) -> None:
         except Exception:
             traceback.print_exc()
             raise
+
+
+def _watch_parent() -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
