@@ -5,15 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import subprocess
-from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import pytest
 
 
-def run_command(
-    main: Callable[[Sequence[str]], int], *arguments: object, cwd: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
+def run_command(main, *arguments, cwd, **environment):
     """Run a command in a folder, as ``subprocess.run`` would."""
     out, err, words = io.StringIO(), io.StringIO(), [str(argument) for argument in arguments]
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

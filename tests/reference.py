@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,7 +33,7 @@ SCALES = (
 RTOL, ATOL = 1e-4, 2e-4
 
 
-def fill(name: str, shape: Sequence[int]) -> np.ndarray:
+def fill(name, shape):
     """The value of the parameter or buffer ``name``: float32, int64 for counters."""
     leaf = name.rsplit('.', 1)[-1]
     if leaf in ('num_batches_tracked', 'queue_ptr'):
@@ -58,7 +57,7 @@ def fill(name: str, shape: Sequence[int]) -> np.ndarray:
     return value.astype(np.float32)
 
 
-def make_input(seed: int, shape: Sequence[int], dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def make_input(seed, shape, dtype=torch.float32):
     """The input that a fixture names by seed and shape; the same float32 numbers whatever ``dtype``."""
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape).astype(np.float32)).to(dtype)
 
@@ -80,30 +79,30 @@ class Fixture:
     aliases: dict[str, str]
 
     @cached_property
-    def arrays(self) -> dict[str, np.ndarray]:
+    def arrays(self):
         """Outputs of the float32 run."""
         return _load_arrays(self.name)
 
     @cached_property
-    def arrays_f64(self) -> dict[str, np.ndarray]:
+    def arrays_f64(self):
         """Outputs of the float64 run of the same float32 weights and inputs, stored as float32."""
         return _load_arrays(f'{self.name}_f64')
 
-    def input(self, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    def input(self, dtype=torch.float32):
         """The input of a fixture that has exactly one."""
         return make_input(self.meta['seed'], self.meta['input_shape'], dtype)
 
 
-def _load_arrays(name: str) -> dict[str, np.ndarray]:
+def _load_arrays(name):
     with np.load(FIXTURES / f'{name}.npz') as file:
         return dict(file)
 
 
-def load_fixture(name: str) -> Fixture:
+def load_fixture(name):
     """Read a fixture. An entry of ``state_dict`` that names another fixture stands for all entries of that one."""
     meta = json.loads((FIXTURES / f'{name}.json').read_text(encoding='utf-8'))
-    shapes: dict[str, tuple[int, ...]] = {}
-    aliases: dict[str, str] = dict(meta.pop('aliases', {}))
+    shapes = {}
+    aliases = dict(meta.pop('aliases', {}))
     for entry in meta.pop('state_dict', []):
         if isinstance(entry, dict):
             other, prefix = load_fixture(entry['fixture']), entry['prefix']
@@ -117,15 +116,13 @@ def load_fixture(name: str) -> Fixture:
     return Fixture(name, meta, shapes, aliases)
 
 
-def filled_state_dict(
-    fixture: Fixture, prefix: str = '', dtype: torch.dtype = torch.float32
-) -> dict[str, torch.Tensor]:
+def filled_state_dict(fixture, prefix='', dtype=torch.float32):
     """The filled tensors whose authors' name begins with ``prefix``, under the rest of that name.
 
     Names that are aliases of each other share one tensor. Floating tensors are float32 numbers in ``dtype``.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    filled: dict[str, torch.Tensor] = {}
+    tensors = {}
+    filled = {}
     for name, shape in fixture.state_dict.items():
         if name.startswith(prefix):
             first = fixture.aliases.get(name, name)
@@ -136,7 +133,7 @@ def filled_state_dict(
     return tensors
 
 
-def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomize(model, seed=0):
     """Give every vector of a network, statistics included, values that their neighbours do not have."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -151,25 +148,23 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
 class OperatorLog(TorchDispatchMode):
     """The names of the operators that ran, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
-        self.names: list[str] = []
+        self.names = []
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.names.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
-def assert_close(actual: Any, expected: np.ndarray, label: str = '', rtol: float = RTOL, atol: float = ATOL) -> None:
+def assert_close(actual, expected, label='', rtol=RTOL, atol=ATOL):
     """Compare a tensor or array with a reference; the message names the largest difference."""
     actual = actual.detach().cpu().double().numpy() if isinstance(actual, torch.Tensor) else np.asarray(actual)
     assert actual.shape == expected.shape, f'{label}: shape {actual.shape}, expected {expected.shape}'
     np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, err_msg=label)
 
 
-def assert_features(
-    feature: torch.Tensor, fixture: Fixture, label: str, k: int = 4, rtol: float = RTOL, atol: float = ATOL
-) -> None:
+def assert_features(feature, fixture, label, k=4, rtol=RTOL, atol=ATOL):
     """Compare a feature map with a fixture's ``<label>_stats``, ``<label>_slice`` and ``<label>_gap``."""
     expected = fixture.arrays
     stats = torch.stack([feature.mean(), feature.std(correction=0)])

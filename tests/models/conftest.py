@@ -1,5 +1,3 @@
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import settings
@@ -10,7 +8,7 @@ settings.load_profile('patient')
 
 
 @pytest.fixture(scope='module', autouse=True)
-def one_thread() -> Iterator[None]:
+def one_thread():
     """Equal outputs are compared bit for bit, which the number of threads may change."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -16,7 +16,6 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 from urllib.parse import unquote, urlsplit
 
 
@@ -35,7 +34,7 @@ class Repository:
     messages: dict[str, str] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
-    def commit(self, branch: str, message: str, files: dict[str, StoredFile]) -> str:
+    def commit(self, branch, message, files):
         number = f'{len(self.commits)} {message} {sorted(files)}'
         sha = hashlib.sha1(number.encode()).hexdigest()
         self.commits[sha], self.messages[sha], self.branches[branch] = files, message, sha
@@ -56,12 +55,12 @@ class Hub:
         down: Status of all answers, if it is not 0.
     """
 
-    def __init__(self, writers: dict[str, set[str]]) -> None:
+    def __init__(self, writers):
         self.writers = writers
-        self.repositories: dict[str, Repository] = {}
-        self.blobs: dict[str, bytes] = {}
-        self.calls: list[tuple[str, str, bool]] = []
-        self.faults: deque[str] = deque()
+        self.repositories = {}
+        self.blobs = {}
+        self.calls = []
+        self.faults = deque()
         self.held = threading.Event()
         self.break_download = False
         self.down = 0
@@ -73,28 +72,28 @@ class Hub:
         self.storage = f'http://localhost:{self.port}/storage'
         self.thread = threading.Thread(target=self.server.serve_forever, daemon=True)
 
-    def __enter__(self) -> Hub:
+    def __enter__(self):
         self.thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
 
-    def files(self, name: str, revision: str = 'main') -> dict[str, bytes]:
+    def files(self, name, revision='main'):
         """Content of a repository."""
         repository = self.repositories[name]
         files = repository.commits[repository.branches[revision]]
         return {path: file.content if file.lfs is None else self.blobs[file.lfs] for path, file in files.items()}
 
-    def count(self, method: str, pattern: str) -> int:
+    def count(self, method, pattern):
         """Number of requests so far."""
         return sum(verb == method and re.search(pattern, path) is not None for verb, path, _ in self.calls)
 
 
 class _Answer(Exception):  # noqa: N818 - an error is only one kind of answer
-    def __init__(self, status: int, error: str, code: str | None = None, body: dict[str, Any] | None = None) -> None:
+    def __init__(self, status, error, code=None, body=None):
         self.status, self.body = status, {'error': error, **(body or {})}
         self.headers = {'X-Error-Message': error} | ({} if code is None else {'X-Error-Code': code})
 
@@ -103,15 +102,15 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = 'HTTP/1.1'
     hub: Hub
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, *_):
         """Nothing on stderr."""
 
-    def do_GET(self) -> None:
+    def do_GET(self):
         self.route()
 
     do_HEAD = do_POST = do_PUT = do_GET  # noqa: N815 - the names that http.server calls
 
-    def route(self) -> None:
+    def route(self):
         path = unquote(urlsplit(self.path).path)
         self.unread = int(self.headers.get('Content-Length') or 0)
         self.hub.calls.append((self.command, path, 'Authorization' in self.headers))
@@ -130,15 +129,15 @@ class _Handler(BaseHTTPRequestHandler):
 
     # Reading and answering
 
-    def read_body(self, limit: int | None = None) -> bytes:
+    def read_body(self, limit=None):
         length = self.unread if limit is None else min(limit, self.unread)
         self.unread -= length
         return self.rfile.read(length)
 
-    def read_json(self) -> Any:
+    def read_json(self):
         return json.loads(self.read_body())
 
-    def send(self, status: int, body: Any, headers: dict[str, str] | None = None) -> None:
+    def send(self, status, body, headers=None):
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self.send_response(status)
         for name, value in {'Content-Length': str(len(data)), **(headers or {})}.items():
@@ -147,18 +146,18 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command != 'HEAD':
             self.wfile.write(data)
 
-    def break_off(self) -> None:
+    def break_off(self):
         self.close_connection = True
         self.connection.shutdown(socket.SHUT_RDWR)
 
     # Who may do what
 
     @property
-    def namespaces(self) -> set[str]:
+    def namespaces(self):
         kind, _, token = self.headers.get('Authorization', '').partition(' ')
         return self.hub.writers.get(token, set()) if kind == 'Bearer' else set()
 
-    def check_writer(self, name: str) -> None:
+    def check_writer(self, name):
         token = self.headers.get('Authorization', '').partition(' ')[2]
         if token not in self.hub.writers:
             raise _Answer(
@@ -168,13 +167,13 @@ class _Handler(BaseHTTPRequestHandler):
         if namespace not in self.namespaces:
             raise _Answer(403, f'You don\'t have the rights to create a model under the namespace "{namespace}"')
 
-    def repository(self, name: str) -> Repository:
+    def repository(self, name):
         repository = self.hub.repositories.get(name)
         if repository is None or (repository.private and name.partition('/')[0] not in self.namespaces):
             raise _Answer(404 if self.namespaces else 401, 'Repository not found', 'RepoNotFound')
         return repository
 
-    def resolve(self, name: str, revision: str) -> tuple[str, dict[str, StoredFile]]:
+    def resolve(self, name, revision):
         repository = self.repository(name)
         sha = repository.branches.get(revision, revision)
         if sha not in repository.commits:
@@ -183,11 +182,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     # Endpoints
 
-    def website(self) -> None:
+    def website(self):
         self.read_body()
         self.send(200, b'<html>Something else</html>', {'Content-Type': 'text/html'})
 
-    def create(self) -> None:
+    def create(self):
         request = self.read_json()
         name = f'{request["organization"]}/{request["name"]}'
         self.check_writer(name)
@@ -200,11 +199,11 @@ class _Handler(BaseHTTPRequestHandler):
             repository.commit('main', 'initial commit', {'.gitattributes': attributes})
         self.send(200, url)
 
-    def validate_card(self) -> None:
+    def validate_card(self):
         self.read_body()
         self.send(200, {'errors': [], 'warnings': []})
 
-    def create_branch(self, name: str, branch: str) -> None:
+    def create_branch(self, name, branch):
         self.check_writer(name)
         sha, _ = self.resolve(name, self.read_json().get('startingPoint', 'main'))
         if branch in self.repository(name).branches:
@@ -212,13 +211,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.repository(name).branches[branch] = sha
         self.send(201, {})
 
-    def info(self, name: str, revision: str | None = None) -> None:
+    def info(self, name, revision=None):
         sha, files = self.resolve(name, revision or 'main')
         siblings = [{'rfilename': path} for path in files]
         private = self.repository(name).private
         self.send(200, {'_id': '0', 'id': name, 'sha': sha, 'private': private, 'siblings': siblings, 'tags': []})
 
-    def tree(self, name: str, revision: str) -> None:
+    def tree(self, name, revision):
         entries = []
         for path, file in self.resolve(name, revision)[1].items():
             entry = {'type': 'file', 'path': path, 'oid': _git_hash(file.content), 'size': len(file.content)}
@@ -228,7 +227,7 @@ class _Handler(BaseHTTPRequestHandler):
             entries.append(entry)
         self.send(200, entries)
 
-    def preupload(self, name: str, revision: str) -> None:
+    def preupload(self, name, revision):
         request = self.read_json()
         self.check_writer(name)
         _, files = self.resolve(name, revision)
@@ -245,7 +244,7 @@ class _Handler(BaseHTTPRequestHandler):
             )
         self.send(200, {'files': answers})
 
-    def lfs_batch(self, name: str) -> None:
+    def lfs_batch(self, name):
         request = self.read_json()
         self.check_writer(name)
         objects = []
@@ -257,13 +256,13 @@ class _Handler(BaseHTTPRequestHandler):
             objects.append(item)
         self.send(200, {'transfer': 'basic', 'objects': objects})
 
-    def lfs_verify(self, name: str) -> None:
+    def lfs_verify(self, name):
         request = self.read_json()
         if len(self.hub.blobs.get(request['oid'], b'')) != request['size']:
             raise _Answer(404, f'{name} has no such object')
         self.send(200, {})
 
-    def store(self, oid: str) -> None:
+    def store(self, oid):
         fault = self.hub.faults.popleft() if self.hub.faults else None
         if fault is not None:
             length = int(self.headers['Content-Length'])
@@ -285,7 +284,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.blobs[oid] = data
             self.send(200, b'')
 
-    def commit(self, name: str, revision: str) -> None:
+    def commit(self, name, revision):
         lines = [json.loads(line) for line in self.read_body().splitlines()]
         self.check_writer(name)
         files = dict(self.resolve(name, revision)[1])
@@ -301,7 +300,7 @@ class _Handler(BaseHTTPRequestHandler):
         url = f'{self.hub.endpoint}/{name}/commit/{sha}'
         self.send(200, {'success': True, 'commitOid': sha, 'commitUrl': url, 'hookOutput': ''})
 
-    def download(self, name: str, revision: str, path: str) -> None:
+    def download(self, name, revision, path):
         sha, files = self.resolve(name, revision)
         commit = {'X-Repo-Commit': sha}
         if path not in files:
@@ -316,7 +315,7 @@ class _Handler(BaseHTTPRequestHandler):
         linked = {'X-Linked-Etag': f'"{file.lfs}"', 'X-Linked-Size': size, 'ETag': '"pointer"'}
         self.send(302, b'', {'Location': f'{self.hub.storage}/{file.lfs}', **linked, **commit})
 
-    def download_large(self, oid: str) -> None:
+    def download_large(self, oid):
         data, headers = self.hub.blobs[oid], {'ETag': f'"{oid}"', 'Accept-Ranges': 'bytes'}
         asked = re.fullmatch(r'bytes=(\d+)-', self.headers.get('Range', ''))
         start = int(asked[1]) if asked else 0
@@ -330,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send(206 if asked else 200, data[start:], headers)
 
 
-def _git_hash(content: bytes) -> str:
+def _git_hash(content):
     return hashlib.sha1(b'blob %d\0' % len(content) + content).hexdigest()
 
 

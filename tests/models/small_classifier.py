@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import timm
 import torch
@@ -18,7 +16,7 @@ COLOURS = np.array(
 )
 
 
-def picture(label: int, seed: int) -> Image.Image:
+def picture(label, seed):
     """A picture of a class: its colour inside, another class's around it, and noise."""
     rng = np.random.default_rng((label, seed))
     height, width = rng.integers(40, 90, 2)
@@ -29,7 +27,7 @@ def picture(label: int, seed: int) -> Image.Image:
     return Image.fromarray((pixels + rng.normal(0, 25, 3)).clip(0, 255).astype(np.uint8))
 
 
-def save_pictures(folder: Path, per_class: int, labels: tuple[str, ...] = LABELS, first_seed: int = 1000) -> None:
+def save_pictures(folder, per_class, labels=LABELS, first_seed=1000):
     """Write a folder per class with ``per_class`` PNG files each."""
     for label in labels:
         (folder / label).mkdir(parents=True)
@@ -37,7 +35,7 @@ def save_pictures(folder: Path, per_class: int, labels: tuple[str, ...] = LABELS
             picture(LABELS.index(label), first_seed + number).save(folder / label / f'{number:03}.png')
 
 
-def make_classifier(folder: Path) -> torch.nn.Module:
+def make_classifier(folder):
     """Fit the head of a random ``pinas_mini`` to pictures, and save it as a folder for ``local-dir:``."""
     torch.manual_seed(0)
     # Everything is said here, so that the registered weights and their cfg may change.

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import zlib
 from collections import OrderedDict
-from pathlib import Path
 
 import authors_checkpoints as authors
 import pytest
@@ -679,13 +678,13 @@ def test_command_in_a_process_of_its_own(files):
 
 
 @pytest.mark.parametrize('name', ['resnet50', 'resnet50d', 'seresnet50'])
-def test_another_network_is_not_called_incomplete(name: str) -> None:
+def test_another_network_is_not_called_incomplete(name):
     with pytest.raises(ValueError, match='another network') as caught:
         convert_state_dict(timm.create_model(name).state_dict())
     assert 'incomplete' not in str(caught.value)
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+def test_a_full_disk_is_one_line(tmp_path):
     """The limit on the size of files stands for the disk: the system refuses to write on, half-way."""
     source = tmp_path / 'in.pth'
     torch.save(timm.create_model('pinas_mini', num_classes=3).state_dict(), source)

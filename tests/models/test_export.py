@@ -6,11 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 import onnxruntime
 import pytest
@@ -18,7 +14,7 @@ import timm
 import torch
 from reference import assert_close, fill, make_input
 from timm.models import generate_default_cfgs, register_model
-from torch import Tensor, nn
+from torch import nn
 
 from pinas_models.cli import main
 from pinas_models.deploy.export import ExportError, export
@@ -27,24 +23,24 @@ CHOICES = '01233210'
 
 
 @pytest.fixture(scope='module')
-def model() -> nn.Module:
+def model():
     model = timm.create_model('pinas_mini', choices=CHOICES).eval()
     model.load_state_dict({n: torch.from_numpy(fill(n, t.shape)) for n, t in model.state_dict().items()})
     return model
 
 
 @pytest.fixture(scope='module')
-def folder(model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> str:
+def folder(model, tmp_path_factory):
     folder = tmp_path_factory.mktemp('model')
     timm.models.save_for_hf(model, folder, safe_serialization=True)
     return f'local-dir:{folder}'
 
 
-def run(*arguments: Any) -> int:
+def run(*arguments):
     return main(['export', *map(str, arguments)])
 
 
-def assert_equal(exported: Callable[[Tensor], Any], model: nn.Module, *shapes: tuple[int, ...]) -> None:
+def assert_equal(exported, model, *shapes):
     for shape in shapes:
         x = make_input(7, shape)
         with torch.no_grad():
@@ -53,19 +49,19 @@ def assert_equal(exported: Callable[[Tensor], Any], model: nn.Module, *shapes: t
         assert_close(actual, expected.numpy(), str(shape), rtol=1e-4, atol=1e-4)
 
 
-def onnx_runner(path: Path) -> Callable[[Tensor], np.ndarray]:
+def onnx_runner(path):
     session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
     return lambda x: session.run(['outputs'], {'images': x.numpy()})[0]
 
 
-def assert_nothing_left(folder: Path, *names: str) -> None:
+def assert_nothing_left(folder, *names):
     assert sorted(os.listdir(folder)) == sorted(names)
 
 
 # The three formats
 
 
-def test_onnx_of_any_size(model: nn.Module, folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_onnx_of_any_size(model, folder, tmp_path, capsys):
     path = tmp_path / 'mini.onnx'
     assert run(folder, path, '--dynamic-size') == 0
     assert_nothing_left(tmp_path, 'mini.onnx')
@@ -86,7 +82,7 @@ def test_onnx_of_any_size(model: nn.Module, folder: str, tmp_path: Path, capsys:
     assert json.loads(text)['labels'] == list(model.pretrained_cfg['label_names'])
 
 
-def test_onnx_of_one_size_fused(model: nn.Module, folder: str, tmp_path: Path) -> None:
+def test_onnx_of_one_size_fused(model, folder, tmp_path):
     path = tmp_path / 'model'  # any name will do when the format is given
     assert run(folder, path, '--format', 'onnx', '--fuse', '--opset', 18, '--size', '24x40') == 0
     runner = onnx_runner(path)
@@ -117,7 +113,7 @@ with torch.no_grad():
 """
 
 
-def test_torchscript_and_torch_export_run_elsewhere(model: nn.Module, folder: str, tmp_path: Path) -> None:
+def test_torchscript_and_torch_export_run_elsewhere(model, folder, tmp_path):
     scripted, exported, out = (tmp_path / name for name in ('mini.pt', 'mini.pt2', 'out'))
     assert run(folder, scripted, '--dynamic-size') == 0
     assert run(folder, exported, '--dynamic-size', '--fuse') == 0
@@ -134,7 +130,7 @@ def test_torchscript_and_torch_export_run_elsewhere(model: nn.Module, folder: st
 
 
 @pytest.mark.parametrize('name', ['mini.onnx', 'mini.pt', 'mini.pt2'])
-def test_a_full_disk_is_one_line(folder: str, tmp_path: Path, name: str) -> None:
+def test_a_full_disk_is_one_line(folder, tmp_path, name):
     """torch's own writer of TorchScript would end the process with a signal."""
     limited = 'import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (500_000, 500_000)); '
     program = limited + 'from pinas_models.cli import main; sys.exit(main(sys.argv[1:]))'
@@ -146,7 +142,7 @@ def test_a_full_disk_is_one_line(folder: str, tmp_path: Path, name: str) -> None
     assert_nothing_left(tmp_path)
 
 
-def test_torch_export_of_one_size(model: nn.Module, tmp_path: Path) -> None:
+def test_torch_export_of_one_size(model, tmp_path):
     report = export(model, tmp_path / 'mini.pt2', size=(32, 48))
     assert report.shapes == ((1, 3, 32, 48), (3, 3, 32, 48))
     assert report.max_difference <= 1e-6 * report.max_output
@@ -155,7 +151,7 @@ def test_torch_export_of_one_size(model: nn.Module, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize('channels', [1, 4])
-def test_other_images(channels: int, tmp_path: Path) -> None:
+def test_other_images(channels, tmp_path):
     model = timm.create_model('pinas_mini', choices=CHOICES, in_chans=channels, num_classes=0).eval()
     export(model, tmp_path / 'mini.pt', fused=True)
     extra = {'preprocessing': ''} if channels == 1 else {}
@@ -166,7 +162,7 @@ def test_other_images(channels: int, tmp_path: Path) -> None:
         assert (len(config['mean']), config['input_size'][0]) == (1, 1)
 
 
-def test_a_path_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_without_weights(tmp_path, capsys):
     path = tmp_path / 'mini.pt'
     assert run('pinas_subnet', path, '--choices', '3' * 16) == 2
     assert 'no weights are published for pinas_subnet' in capsys.readouterr().err
@@ -174,7 +170,7 @@ def test_a_path_without_weights(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert torch.jit.load(path)(torch.zeros(4, 3, 32, 32)).shape == (4, 10)
 
 
-def test_checkpoint(model: nn.Module, tmp_path: Path) -> None:
+def test_checkpoint(model, tmp_path):
     torch.save({'state_dict': {f'module.{n}': t for n, t in model.state_dict().items()}}, tmp_path / 'weights.pth')
     path = tmp_path / 'mini.pt'
     assert run('pinas_mini', path, '--checkpoint', tmp_path / 'weights.pth', '--choices', CHOICES) == 0
@@ -187,11 +183,11 @@ def test_checkpoint(model: nn.Module, tmp_path: Path) -> None:
 class Deceiver(nn.Module):
     """Computes something else in PyTorch than in an exported file."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.conv = nn.Conv2d(3, 4, 3)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         y = self.conv(x).mean((2, 3))
         if torch.jit.is_scripting():  # TorchScript drops the branch only so
             return y * 1.001
@@ -201,7 +197,7 @@ class Deceiver(nn.Module):
 
 
 class WrongShape(Deceiver):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         y = self.conv(x).mean((2, 3))
         if torch.jit.is_scripting():  # TorchScript drops the branch only so
             return y[:, :3]
@@ -209,7 +205,7 @@ class WrongShape(Deceiver):
 
 
 class Fragile(Deceiver):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         y = self.conv(x).mean((2, 3))
         if torch.jit.is_scripting():  # noqa: SIM102  # TorchScript drops the branch only so
             if x.shape[0] == 3:
@@ -218,7 +214,7 @@ class Fragile(Deceiver):
 
 
 class Vanishing(Deceiver):
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         y = self.conv(x).mean((2, 3))
         if torch.jit.is_scripting():  # TorchScript drops the branch only so
             return y * float('nan')
@@ -229,12 +225,12 @@ default_cfgs = generate_default_cfgs({'export_deceiver.untrained': {'input_size'
 
 
 @register_model
-def export_deceiver(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+def export_deceiver(pretrained=False, **kwargs):
     return Deceiver()
 
 
 @pytest.mark.parametrize('name', ['wrong.pt', 'wrong.pt2', 'wrong.onnx'])
-def test_a_mismatch_is_not_kept(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_mismatch_is_not_kept(name, tmp_path, capsys):
     arguments = ('export_deceiver', tmp_path / name, '--untrained', '--size', 16)
     assert run(*arguments) == 1
     assert_nothing_left(tmp_path)
@@ -254,22 +250,20 @@ def test_a_mismatch_is_not_kept(name: str, tmp_path: Path, capsys: pytest.Captur
         (Vanishing(), 'the outputs differ by up to nan'),
     ],
 )
-def test_other_mismatches(model: nn.Module, message: str, tmp_path: Path) -> None:
+def test_other_mismatches(model, message, tmp_path):
     with pytest.raises(ExportError, match=message):
         export(model.eval(), tmp_path / 'wrong.pt', size=(16, 16))
     assert_nothing_left(tmp_path)
 
 
-def test_a_size_that_torch_export_takes_for_a_constant(
-    folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_size_that_torch_export_takes_for_a_constant(folder, tmp_path, capsys):
     """The last feature map of 16 pixels has one; a mean over one pixel is none."""
     assert run(folder, tmp_path / 'mini.pt2', '--size', 16, '--dynamic-size') == 1
     assert 'the exported model cannot run on images 2x3x13x20' in capsys.readouterr().err
     assert_nothing_left(tmp_path)
 
 
-def test_damaged_weights(model: nn.Module, tmp_path: Path) -> None:
+def test_damaged_weights(model, tmp_path):
     damaged = timm.create_model('pinas_mini', choices=CHOICES).eval()
     damaged.load_state_dict(model.state_dict())
     damaged.layer3[0].bn1.running_var[0] = float('nan')
@@ -281,7 +275,7 @@ def test_damaged_weights(model: nn.Module, tmp_path: Path) -> None:
 # A user's mistakes
 
 
-def test_existing_file(folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_file(folder, tmp_path, capsys):
     path = tmp_path / 'mini.pt'
     path.write_text('mine')
     assert run(folder, path) == 2
@@ -292,9 +286,7 @@ def test_existing_file(folder: str, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 @pytest.mark.parametrize('package', ['onnx', 'onnxscript', 'onnxruntime'])
-def test_missing_package(
-    package: str, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_package(package, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, package, None)  # Python's own way to say that an import fails
     assert run(folder, tmp_path / 'mini.onnx') == 2
     assert capsys.readouterr().err == (
@@ -319,13 +311,13 @@ def test_missing_package(
     ],
 )
 def test_mistakes(
-    arguments: list[str],
-    message: str,
-    folder: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    arguments,
+    message,
+    folder,
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'folder.pt').mkdir()
     assert run(folder, *arguments) == 2
@@ -337,14 +329,14 @@ def test_mistakes(
 
 
 @pytest.mark.parametrize('size', ['0', '-3', '8x', 'x8', '8x8x8', 'large'])
-def test_sizes_that_are_none(size: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sizes_that_are_none(size, capsys):
     with pytest.raises(SystemExit) as caught:
         run('pinas_mini', 'mini.pt', f'--size={size}')
     assert caught.value.code == 2
     assert f"argument --size: invalid size value: '{size}'" in capsys.readouterr().err
 
 
-def test_models_that_cannot_be_exported(model: nn.Module, tmp_path: Path) -> None:
+def test_models_that_cannot_be_exported(model, tmp_path):
     path = tmp_path / 'mini.pt'
     with pytest.raises(ValueError, match='training mode'):
         export(timm.create_model('pinas_mini'), path)

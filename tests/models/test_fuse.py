@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import pytest
 import timm
@@ -12,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from reference import OperatorLog, assert_close, fill, filled_state_dict, load_fixture, make_input
 from timm.layers import ScaledStdConv2d, SplitAttn, freeze_batch_norm_2d
-from torch import Tensor, nn
+from torch import nn
 
 import pinas_models
 from pinas_models import fuse
@@ -21,27 +20,27 @@ from pinas_models.deploy.fuse import FusedSplitAttn, fold_batch_norms
 BATCH_NORMS = (nn.BatchNorm2d, nn.SyncBatchNorm)
 
 
-def filled(name: str, **kwargs: Any) -> nn.Module:
+def filled(name, **kwargs):
     """A network whose every tensor, also the BN statistics, is far from its initial value."""
     model = timm.create_model(name, **kwargs).eval()
     model.load_state_dict({n: torch.from_numpy(fill(n, t.shape)) for n, t in model.state_dict().items()})
     return model
 
 
-def mini(choices: str = '01233210', **kwargs: Any) -> nn.Module:
+def mini(choices='01233210', **kwargs):
     return filled('pinas_mini', choices=choices, **kwargs)
 
 
-def count(model: nn.Module, *types: type[nn.Module]) -> int:
+def count(model, *types):
     return sum(isinstance(module, types) for module in model.modules())
 
 
-def images(*shape: int, seed: int = 1) -> Tensor:
+def images(*shape, seed=1):
     return make_input(seed, shape or (2, 3, 41, 33))
 
 
 @torch.no_grad()
-def assert_equal(actual: nn.Module, expected: nn.Module, x: Tensor, tolerance: float = 1e-4) -> None:
+def assert_equal(actual, expected, x, tolerance=1e-4):
     """Equal outputs, relative to the largest, and not because there is nothing in them."""
     want, got = expected(x), actual(x)
     want, got = (y if isinstance(y, list | tuple) else [y] for y in (want, got))
@@ -58,7 +57,7 @@ def assert_equal(actual: nn.Module, expected: nn.Module, x: Tensor, tolerance: f
 @pytest.mark.parametrize('stem_stride', [4, 2, 1])
 @pytest.mark.parametrize('factor', [8, 4, 2])
 @pytest.mark.parametrize('choice', range(4))
-def test_every_choice_at_every_output_stride(choice: int, factor: int, stem_stride: int) -> None:
+def test_every_choice_at_every_output_stride(choice, factor, stem_stride):
     model = mini(str(choice) * 8, stem_stride=stem_stride, output_stride=factor * stem_stride)
     fused = fuse(model)
     x = images()
@@ -74,7 +73,7 @@ def test_every_choice_at_every_output_stride(choice: int, factor: int, stem_stri
     assert count(fused, FusedSplitAttn) == 8
 
 
-def test_exact_up_to_rounding() -> None:
+def test_exact_up_to_rounding():
     """In double the difference is ten orders below float32's tolerance: the algebra is right, not merely close."""
     for path in ('01233210', '3' * 8):
         model = mini(path).double()
@@ -82,7 +81,7 @@ def test_exact_up_to_rounding() -> None:
 
 
 @pytest.mark.parametrize(('fixture', 'name'), [('cls_32', 'pinas_cls'), ('resnest50', 'resnest50d')])
-def test_published_networks_still_give_the_authors_outputs(fixture: str, name: str) -> None:
+def test_published_networks_still_give_the_authors_outputs(fixture, name):
     reference = load_fixture(fixture)
     model = timm.create_model(name, device='meta')
     model.load_state_dict(filled_state_dict(reference), strict=True, assign=True)
@@ -91,7 +90,7 @@ def test_published_networks_still_give_the_authors_outputs(fixture: str, name: s
     assert_close(logits, reference.arrays['logits'], 'logits')
 
 
-def test_order_of_the_split_attention() -> None:
+def test_order_of_the_split_attention():
     """Attention values, read where they are applied: after conv, bn0, act0; fc1, bn1, act1; fc2."""
     model = mini('3' * 8)
     fused = fuse(model)
@@ -99,7 +98,7 @@ def test_order_of_the_split_attention() -> None:
     assert [name for name, _ in block.named_children()] == [
         name for name, _ in reference.named_children() if name != 'rsoftmax'
     ]
-    seen: dict[str, list[Tensor]] = {}
+    seen = {}
     for name in ('act0', 'act1', 'fc2'):
         for part in (reference, block):
             part.get_submodule(name).register_forward_hook(
@@ -118,8 +117,8 @@ def test_order_of_the_split_attention() -> None:
         assert_close(block(_input_of(block, fused)), out.numpy(), 'split attention', rtol=1e-4, atol=1e-5)
 
 
-def _input_of(part: nn.Module, model: nn.Module) -> Tensor:
-    found: list[Tensor] = []
+def _input_of(part, model):
+    found = []
     handle = part.register_forward_pre_hook(lambda module, args: found.append(args[0].clone()))
     with torch.no_grad():
         model(images())
@@ -137,9 +136,7 @@ def _input_of(part: nn.Module, model: nn.Module) -> Tensor:
     stride=st.integers(1, 2),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_any_convolution_and_batch_norm(
-    groups: int, bias: bool, affine: bool, eps: float, dilation: int, stride: int, seed: int
-) -> None:
+def test_any_convolution_and_batch_norm(groups, bias, affine, eps, dilation, stride, seed):
     torch.manual_seed(seed)
     conv = nn.Conv2d(4, 8, 3, stride, dilation=dilation, padding=dilation, groups=groups, bias=bias)
     norm = nn.BatchNorm2d(8, eps=eps, affine=affine)
@@ -156,7 +153,7 @@ def test_any_convolution_and_batch_norm(
         assert_close(fused(x), model(x).numpy(), rtol=1e-4, atol=1e-4)
 
 
-def test_fewer_operators() -> None:
+def test_fewer_operators():
     norms, convolutions = [], []
     for model in (mini(), fuse(mini())):
         with torch.no_grad(), OperatorLog() as log:
@@ -170,7 +167,7 @@ def test_fewer_operators() -> None:
 # What is left as it was
 
 
-def test_the_model_is_not_changed() -> None:
+def test_the_model_is_not_changed():
     model = mini()
     before = copy.deepcopy(model.state_dict())
     want = model(images())
@@ -183,7 +180,7 @@ def test_the_model_is_not_changed() -> None:
     assert torch.equal(model(images()), want)
 
 
-def test_other_norms_stay() -> None:
+def test_other_norms_stay():
     model = timm.create_model('pinas_mini', norm_layer='groupnorm1').eval()
     for parameter in model.parameters():
         nn.init.normal_(parameter, std=0.1)
@@ -197,7 +194,7 @@ def test_other_norms_stay() -> None:
 class Cases(nn.Module):
     """Convolutions and batch norms that do not belong together, and one pair that does."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         super().__init__()
         self.pair_conv, self.pair_norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
         self.branching_conv, self.branching_norm = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
@@ -215,7 +212,7 @@ class Cases(nn.Module):
                     module.running_mean.normal_()
                     module.running_var.uniform_(0.5, 2)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x):
         x = self.pair_norm(self.pair_conv(x))
         y = self.branching_conv(x)
         x = self.branching_norm(y) + y
@@ -227,7 +224,7 @@ class Cases(nn.Module):
         return self.last_conv(self.first_norm(x.relu()))
 
 
-def test_what_does_not_belong_together_stays() -> None:
+def test_what_does_not_belong_together_stays():
     torch.manual_seed(0)
     model = Cases().eval()
     fused = fuse(model)
@@ -237,7 +234,7 @@ def test_what_does_not_belong_together_stays() -> None:
     assert_equal(fused, model, torch.randn(2, 4, 5, 5))
 
 
-def test_frozen_and_synchronised_batch_norms() -> None:
+def test_frozen_and_synchronised_batch_norms():
     model = mini()
     for variant in (freeze_batch_norm_2d(copy.deepcopy(model)), nn.SyncBatchNorm.convert_sync_batchnorm(mini())):
         variant = variant.eval()
@@ -248,7 +245,7 @@ def test_frozen_and_synchronised_batch_norms() -> None:
 
 
 @pytest.mark.parametrize('name', ['resnest14d', 'resnet10t', 'test_efficientnet'])
-def test_other_networks_of_timm(name: str) -> None:
+def test_other_networks_of_timm(name):
     model = filled(name, num_classes=7)
     assert_equal(fuse(model), model, images(2, 3, 64, 96))
 
@@ -256,7 +253,7 @@ def test_other_networks_of_timm(name: str) -> None:
 # A timm model like any other
 
 
-def test_class_and_methods_stay() -> None:
+def test_class_and_methods_stay():
     model = mini(num_classes=7, global_pool='avg')
     fused = fuse(model)
     assert type(fused) is pinas_models.PinasNet
@@ -275,7 +272,7 @@ def test_class_and_methods_stay() -> None:
 
 
 @pytest.mark.parametrize('feature_cls', ['list', 'dict', 'fx', 'getter'])
-def test_features_only(feature_cls: str) -> None:
+def test_features_only(feature_cls):
     kwargs = dict(choices='01233210', features_only=True, feature_cls=feature_cls, out_indices=(1, 2, 4))
     torch.manual_seed(0)
     model = timm.create_model('pinas_mini', **kwargs).eval()
@@ -296,19 +293,19 @@ def test_features_only(feature_cls: str) -> None:
         assert_equal(fused, model, images())
 
 
-def test_fused_twice() -> None:
+def test_fused_twice():
     model = mini()
     assert_equal(fuse(fuse(model)), model, images())
 
 
-def test_drop_rates_do_not_hinder() -> None:
+def test_drop_rates_do_not_hinder():
     model = mini(drop_rate=0.2, drop_path_rate=0.2, drop_block_rate=0.2)
     fused = fuse(model)
     assert count(fused, nn.BatchNorm2d) == 0
     assert_equal(fused, mini(), images())
 
 
-def test_gradients_of_the_images() -> None:
+def test_gradients_of_the_images():
     """For saliency maps: the fused operations have the same derivative."""
     gradients = []
     for model in (mini().double(), fuse(mini().double())):
@@ -323,7 +320,7 @@ def test_gradients_of_the_images() -> None:
 
 
 @pytest.mark.parametrize('path', ['0' * 8, '1' * 8, '2' * 8, '3' * 8])
-def test_channels_last(path: str) -> None:
+def test_channels_last(path):
     model = mini(path)
     x = images().to(memory_format=torch.channels_last)
     before = fuse(copy.deepcopy(model).to(memory_format=torch.channels_last))
@@ -331,7 +328,7 @@ def test_channels_last(path: str) -> None:
     for fused in (before, after):
         assert fused.layer1[0].conv2.conv.weight.is_contiguous(memory_format=torch.channels_last)
         assert_equal(fused, model, x)
-        seen: list[Tensor] = []
+        seen = []
         for name, module in fused.named_modules():
             if name.endswith(('conv1', 'conv2', 'conv3')):
                 module.register_forward_hook(lambda module, args, out, seen=seen: seen.append(out))
@@ -342,7 +339,7 @@ def test_channels_last(path: str) -> None:
         assert all(y.is_contiguous(memory_format=torch.channels_last) for y in seen)
 
 
-def test_bfloat16() -> None:
+def test_bfloat16():
     """As near to float32 as the network itself in bfloat16, in every way to get there."""
     model = mini()
     x = images(8, 3, 33, 33)
@@ -362,7 +359,7 @@ def test_bfloat16() -> None:
         assert (output.float() - want).abs().max() < 2 * limit
 
 
-def test_compiles_as_one_graph() -> None:
+def test_compiles_as_one_graph():
     model = mini()
     compiled = torch.compile(fuse(model), fullgraph=True, backend='eager')
     assert_equal(compiled, model, images())
@@ -371,7 +368,7 @@ def test_compiles_as_one_graph() -> None:
 # Mistakes
 
 
-def test_training_mode_is_refused() -> None:
+def test_training_mode_is_refused():
     model = mini()
     with pytest.raises(ValueError, match=r'the model is in training mode: call model\.eval\(\) first'):
         fuse(mini().train())
@@ -380,16 +377,16 @@ def test_training_mode_is_refused() -> None:
         fuse(model)
 
 
-def test_a_model_that_cannot_be_followed() -> None:
+def test_a_model_that_cannot_be_followed():
     class Looks(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
+        def forward(self, x):
             return x if x.sum() > 0 else -x
 
     with pytest.raises(ValueError, match='cannot follow the operations of Looks'):
         fuse(Looks().eval())
 
 
-def test_folding_alone_keeps_the_split_attention() -> None:
+def test_folding_alone_keeps_the_split_attention():
     model = mini()
     folded = fold_batch_norms(model)
     assert count(folded, SplitAttn) == 8

@@ -10,9 +10,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -37,7 +35,7 @@ SUMMED = ['config.json', 'model.safetensors', 'test/rand_tensors.safetensors']
 
 
 @pytest.fixture(scope='module')
-def model() -> torch.nn.Module:
+def model():
     torch.manual_seed(0)
     model = timm.create_model('pinas_mini', choices=PATH, num_classes=CLASSES).train()
     with torch.no_grad():
@@ -47,7 +45,7 @@ def model() -> torch.nn.Module:
 
 
 @pytest.fixture(scope='module')
-def found(tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module) -> Path:
+def found(tmp_path_factory, model):
     """What a search leaves behind: the model as ``retrain`` saves it, with its card and other files around it."""
     folder = tmp_path_factory.mktemp('run') / 'winner' / 'model'
     save_for_hf(model, str(folder), {'label_names': list('abcdefg')}, safe_serialization=True)
@@ -66,29 +64,29 @@ def found(tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module) -> P
 
 
 @pytest.fixture(scope='module')
-def staged(tmp_path_factory: pytest.TempPathFactory, found: Path) -> Path:
+def staged(tmp_path_factory, found):
     folder = tmp_path_factory.mktemp('staged') / 'model'
     stage_folder(found, folder, 'lab/mini')
     return folder
 
 
 @pytest.fixture
-def folder(tmp_path: Path, staged: Path) -> Path:
+def folder(tmp_path, staged):
     """A staged folder of one's own."""
     return Path(shutil.copytree(staged, tmp_path / 'model'))
 
 
-def contents(folder: Path) -> dict[str, bytes]:
+def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob('*') if path.is_file()}
 
 
-def flip(path: Path, bit: int) -> None:
+def flip(path, bit):
     data = bytearray(path.read_bytes())
     data[bit // 8 % len(data)] ^= 1 << bit % 8
     path.write_bytes(data)
 
 
-def verify(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, list[str]]:
+def verify(capsys, *arguments):
     """Exit code, and the names of the checks that failed."""
     code = main(['verify', *map(str, arguments)])
     captured = capsys.readouterr()
@@ -101,9 +99,7 @@ def verify(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[
 # The folder
 
 
-def test_dry_run_writes_the_folder_and_lists_it(
-    found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dry_run_writes_the_folder_and_lists_it(found, tmp_path, capsys, monkeypatch):
     monkeypatch.delenv('HF_TOKEN', raising=False)  # a dry run needs nobody's
     before, out = contents(found), tmp_path / 'out'
     assert main(['publish', str(found), 'lab/mini', '--dry-run', '--out', str(out)]) == 0
@@ -126,7 +122,7 @@ def test_dry_run_writes_the_folder_and_lists_it(
     )
 
 
-def test_golden_tensors_are_what_the_model_answers(staged: Path, model: torch.nn.Module) -> None:
+def test_golden_tensors_are_what_the_model_answers(staged, model):
     golden = load_file(staged / 'test/rand_tensors.safetensors')
     assert golden.keys() == {'input', 'features', 'pre_logits', 'output'}
     assert torch.equal(golden['input'], torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
@@ -141,9 +137,7 @@ def test_golden_tensors_are_what_the_model_answers(staged: Path, model: torch.nn
     assert golden['output'].std() > 1e-3
 
 
-def test_a_folder_without_card_and_safetensors_gets_them(
-    tmp_path: Path, model: torch.nn.Module, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_without_card_and_safetensors_gets_them(tmp_path, model, capsys):
     save_for_hf(model, str(tmp_path / 'model'), safe_serialization=False)
     assert sorted(contents(tmp_path / 'model')) == ['config.json', 'pytorch_model.bin']
     notes = stage_folder(tmp_path / 'model', tmp_path / 'out', 'lab/mini')
@@ -165,19 +159,19 @@ def test_a_folder_without_card_and_safetensors_gets_them(
     ],
 )
 def test_other_models(
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    name: str,
-    arguments: dict[str, Any],
-    shape: tuple[int, ...],
-) -> None:
+    tmp_path,
+    capsys,
+    name,
+    arguments,
+    shape,
+):
     save_for_hf(timm.create_model(name, **arguments), str(tmp_path / 'model'), safe_serialization=True)
     stage_folder(tmp_path / 'model', tmp_path / 'out', 'lab/mini')
     assert load_file(tmp_path / 'out/test/rand_tensors.safetensors')['input'].shape == shape
     assert verify(capsys, tmp_path / 'out', '--tolerance', '0') == (0, [])
 
 
-def test_weights_that_answer_nonsense_are_refused(found: Path, tmp_path: Path) -> None:
+def test_weights_that_answer_nonsense_are_refused(found, tmp_path):
     shutil.copytree(found, tmp_path / 'model')
     tensors = load_file(tmp_path / 'model/model.safetensors')
     tensors['fc.bias'][2] = float('nan')
@@ -186,9 +180,7 @@ def test_weights_that_answer_nonsense_are_refused(found: Path, tmp_path: Path) -
         stage_folder(tmp_path / 'model', tmp_path / 'out', 'lab/mini')
 
 
-def test_a_folder_that_disagrees_with_its_golden_tensors_is_not_published(
-    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_folder_that_disagrees_with_its_golden_tensors_is_not_published(folder, tmp_path, capsys):
     tensors = load_file(folder / 'model.safetensors')
     tensors['fc.bias'] += 0.1  # trained on after test/ was made
     save_file(tensors, folder / 'model.safetensors', {'format': 'pt'})
@@ -205,13 +197,13 @@ def test_a_folder_that_disagrees_with_its_golden_tensors_is_not_published(
 # Verification
 
 
-def test_the_published_folder_passes(staged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_published_folder_passes(staged, capsys):
     assert verify(capsys, staged, '--tolerance', '0') == (0, [])
     assert verify(capsys, f'local-dir:{staged}') == (0, [])
 
 
 @pytest.mark.skipif(shutil.which('sha256sum') is None, reason='needs sha256sum')
-def test_sha256sum_reads_the_checksums(folder: Path) -> None:
+def test_sha256sum_reads_the_checksums(folder):
     command = ['sha256sum', '--check', '--strict', '--quiet', 'test/SHA256SUMS']
     assert subprocess.run(command, cwd=folder, check=False).returncode == 0
     flip(folder / 'model.safetensors', 12345678)
@@ -220,7 +212,7 @@ def test_sha256sum_reads_the_checksums(folder: Path) -> None:
 
 @settings(max_examples=60, derandomize=True)
 @given(name=st.sampled_from(SUMMED), bit=st.integers(0, 2**40))
-def test_any_flipped_bit_is_found(staged: Path, name: str, bit: int) -> None:
+def test_any_flipped_bit_is_found(staged, name, bit):
     path, original = staged / name, (staged / name).read_bytes()
     try:
         flip(path, bit)
@@ -237,7 +229,7 @@ def test_any_flipped_bit_is_found(staged: Path, name: str, bit: int) -> None:
     name=st.sampled_from(['config.json', 'README.md', 'test/rand_tensors.safetensors']),
     bits=st.lists(st.integers(0, 2**20), min_size=1, max_size=5),
 )
-def test_damaged_files_give_failed_checks_and_no_traceback(staged: Path, name: str, bits: list[int]) -> None:
+def test_damaged_files_give_failed_checks_and_no_traceback(staged, name, bits):
     path, original = staged / name, (staged / name).read_bytes()
     try:
         for bit in bits:
@@ -254,9 +246,7 @@ def test_damaged_files_give_failed_checks_and_no_traceback(staged: Path, name: s
         assert failed <= {'card'}
 
 
-def test_flipped_bit_of_the_weights_is_found_on_the_command_line(
-    folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_flipped_bit_of_the_weights_is_found_on_the_command_line(folder, capsys):
     data = (folder / 'model.safetensors').read_bytes()
     header = 8 + int.from_bytes(data[:8], 'little')
     offset = json.loads(data[8:header])['fc.weight']['data_offsets'][0]
@@ -267,9 +257,7 @@ def test_flipped_bit_of_the_weights_is_found_on_the_command_line(
     assert verify(capsys, folder) == (1, ['checksums', 'golden'])
 
 
-def test_golden_tensors_find_weights_with_checksums_of_their_own(
-    folder: Path, model: torch.nn.Module, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_golden_tensors_find_weights_with_checksums_of_their_own(folder, model, capsys):
     golden = load_file(folder / 'test/rand_tensors.safetensors')
     largest = golden['output'].abs().max()
     tensors = load_file(folder / 'model.safetensors')
@@ -304,9 +292,7 @@ def test_golden_tensors_find_weights_with_checksums_of_their_own(
         ('README.md', lambda data: data.replace(b'Parameters 9', b'Parameters 8'), ['card'], 'parameters'),
     ],
 )
-def test_each_damage_has_a_line(
-    folder: Path, capsys: pytest.CaptureFixture[str], name: str, content: Any, failed: list[str], says: str
-) -> None:
+def test_each_damage_has_a_line(folder, capsys, name, content, failed, says):
     if content is None:
         (folder / name).unlink()
     else:
@@ -317,7 +303,7 @@ def test_each_damage_has_a_line(
     assert verify(capsys, folder) == (1, failed)
 
 
-def test_golden_tensors_of_another_model_are_told_apart(folder: Path) -> None:
+def test_golden_tensors_of_another_model_are_told_apart(folder):
     golden = load_file(folder / 'test/rand_tensors.safetensors')
     for change, says in {
         'input': (golden['input'][:, :2], 'does not take the golden input of shape (2, 2, 32, 32)'),
@@ -348,9 +334,7 @@ def test_golden_tensors_of_another_model_are_told_apart(folder: Path) -> None:
         (['verify', 'hf-hub:nowhere'], 'ORG/name'),
     ],
 )
-def test_mistakes_are_one_line(
-    found: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], says: str
-) -> None:
+def test_mistakes_are_one_line(found, tmp_path, capsys, arguments, says):
     assert main([argument.format(found=found, new=tmp_path / 'new') for argument in arguments]) == 2
     captured = capsys.readouterr()
     assert captured.out == ''
@@ -361,7 +345,7 @@ def test_mistakes_are_one_line(
 
 
 @pytest.mark.parametrize('tolerance', ['-1', '1', 'nan', 'inf', 'much'])
-def test_tolerance_is_a_part(staged: Path, tolerance: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_tolerance_is_a_part(staged, tolerance, capsys):
     with pytest.raises(SystemExit) as stop:
         main(['verify', str(staged), f'--tolerance={tolerance}'])
     assert stop.value.code == 2
@@ -403,7 +387,7 @@ for line in sys.stdin:
 class Client:
     """The command line of somebody who knows the small Hub only."""
 
-    def __init__(self, hub: Hub, home: Path) -> None:
+    def __init__(self, hub, home):
         self.environment = {key: value for key, value in os.environ.items() if not key.startswith(('HF_', 'HUGGING'))}
         self.environment |= {
             'HF_ENDPOINT': hub.endpoint,
@@ -422,15 +406,15 @@ class Client:
             env=self.environment,
         )
 
-    def run(self, *arguments: str | Path, token: str | None = None) -> tuple[int, str, str]:
+    def run(self, *arguments, token=None):
         """Run a command; returns its exit code, stdout and stderr."""
         return self.ask(list(map(str, arguments)), token)
 
-    def upload(self, folder: Path, repo_id: str, token: str = 'mine', **options: Any) -> tuple[int, str, str]:
+    def upload(self, folder, repo_id, token='mine', **options):
         """Upload a staged folder."""
         return self.ask({'folder': str(folder), 'repo_id': repo_id, **options}, token)
 
-    def ask(self, arguments: Any, token: str | None) -> tuple[int, str, str]:
+    def ask(self, arguments, token):
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps([arguments, token]) + '\n')
@@ -438,25 +422,25 @@ class Client:
         code, out, err = json.loads(self.process.stdout.readline())
         return code, out, err
 
-    def close(self) -> None:
+    def close(self):
         self.process.communicate()
 
 
 @pytest.fixture(scope='module')
-def hub() -> Iterator[Hub]:
+def hub():
     with Hub({'mine': {'lab'}, 'reader': {'guest'}}) as hub:
         yield hub
 
 
 @pytest.fixture(scope='module')
-def client(hub: Hub, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
+def client(hub, tmp_path_factory):
     client = Client(hub, tmp_path_factory.mktemp('home'))
     yield client
     client.close()
 
 
 @pytest.fixture(scope='module')
-def published(hub: Hub, client: Client, staged: Path) -> str:
+def published(hub, client, staged):
     """A public repository."""
     assert client.upload(staged, 'lab/public') == (
         0,
@@ -466,13 +450,11 @@ def published(hub: Hub, client: Client, staged: Path) -> str:
     return 'lab/public'
 
 
-def head(hub: Hub, name: str, branch: str = 'main') -> str:
+def head(hub, name, branch='main'):
     return hub.repositories[name].branches[branch]
 
 
-def test_an_interrupted_upload_is_taken_up_by_the_same_command(
-    hub: Hub, client: Client, found: Path, staged: Path
-) -> None:
+def test_an_interrupted_upload_is_taken_up_by_the_same_command(hub, client, found, staged):
     """Killed in the middle of the weights; then a connection that breaks; in the end everything is there once."""
     hub.faults.extend(['hold', 'hold'])
     command = [sys.executable, '-m', 'pinas_models.cli', 'publish', str(found), 'lab/mini']
@@ -495,7 +477,7 @@ def test_an_interrupted_upload_is_taken_up_by_the_same_command(
     assert not any(authorized for _, path, authorized in hub.calls if path.startswith('/storage/'))
 
 
-def test_a_refused_file_is_one_sentence_and_the_rest_is_not_sent_again(hub: Hub, client: Client, folder: Path) -> None:
+def test_a_refused_file_is_one_sentence_and_the_rest_is_not_sent_again(hub, client, folder):
     save_file({'input': torch.zeros(1), 'output': torch.ones(1)}, folder / 'test/rand_tensors.safetensors')
     tensors = load_file(folder / 'model.safetensors')
     tensors['fc.bias'] += 1
@@ -512,9 +494,7 @@ def test_a_refused_file_is_one_sentence_and_the_rest_is_not_sent_again(hub: Hub,
     assert hub.files('lab/refused').items() >= contents(folder).items()
 
 
-def test_create_model_from_the_hub_equals_the_original(
-    client: Client, published: str, model: torch.nn.Module, tmp_path: Path
-) -> None:
+def test_create_model_from_the_hub_equals_the_original(client, published, model, tmp_path):
     x = torch.randn(3, 3, 32, 32)
     with torch.inference_mode():
         expected = {'x': x, 'y': model(x)}
@@ -539,7 +519,7 @@ with torch.inference_mode():
     assert (home / 'hub/models--lab--public').is_dir()
 
 
-def test_verify_a_repository(hub: Hub, client: Client, published: str) -> None:
+def test_verify_a_repository(hub, client, published):
     hub.break_download = True  # goes on from where it broke
     code, out, err = client.run('verify', published, '--tolerance', '0')
     assert (code, err) == (0, '')
@@ -549,7 +529,7 @@ def test_verify_a_repository(hub: Hub, client: Client, published: str) -> None:
     assert client.run('verify', f'hf-hub:{published}@main', '--tolerance', '0') == (code, out, err)
 
 
-def test_a_file_that_arrived_damaged_does_not_stay_in_the_cache(client: Client, hub: Hub, published: str) -> None:
+def test_a_file_that_arrived_damaged_does_not_stay_in_the_cache(client, hub, published):
     assert client.run('verify', published)[0] == 0
     cache = Path(client.environment['HF_HOME']) / 'hub' / 'models--lab--public' / 'snapshots' / head(hub, published)
     weights = (cache / 'model.safetensors').resolve()
@@ -563,7 +543,7 @@ def test_a_file_that_arrived_damaged_does_not_stay_in_the_cache(client: Client, 
     assert weights.read_bytes() == whole
 
 
-def test_a_hub_that_is_down_and_a_web_page_are_named(hub: Hub, tmp_path: Path) -> None:
+def test_a_hub_that_is_down_and_a_web_page_are_named(hub, tmp_path):
     hub.down = 503
     try:
         with (
@@ -577,7 +557,7 @@ def test_a_hub_that_is_down_and_a_web_page_are_named(hub: Hub, tmp_path: Path) -
         snapshot_download('lab/public', endpoint=f'{hub.endpoint}/website', cache_dir=tmp_path)
 
 
-def test_verify_finds_what_the_storage_has_spoilt(hub: Hub, client: Client, folder: Path) -> None:
+def test_verify_finds_what_the_storage_has_spoilt(hub, client, folder):
     tensors = load_file(folder / 'model.safetensors')
     tensors['bn1.num_batches_tracked'] += 1
     save_file(tensors, folder / 'model.safetensors', {'format': 'pt'})
@@ -592,7 +572,7 @@ def test_verify_finds_what_the_storage_has_spoilt(hub: Hub, client: Client, fold
     assert re.findall(r'FAILED  checksums  model.safetensors has sha256 ', out)
 
 
-def test_without_a_token_nothing_is_asked(hub: Hub, client: Client, found: Path) -> None:
+def test_without_a_token_nothing_is_asked(hub, client, found):
     before = len(hub.calls)
     code, out, err = client.run('publish', found, 'lab/other')
     assert (code, out) == (2, '')
@@ -608,9 +588,7 @@ def test_without_a_token_nothing_is_asked(hub: Hub, client: Client, found: Path)
         ('reader', 'lab/public', 'you have no right to write to lab/public: ask lab for it'),
     ],
 )
-def test_without_the_right_nothing_is_published(
-    hub: Hub, client: Client, published: str, folder: Path, token: str, repository: str, says: str
-) -> None:
+def test_without_the_right_nothing_is_published(hub, client, published, folder, token, repository, says):
     before, commit = set(hub.repositories), head(hub, published)
     (folder / 'README.md').write_text('other', encoding='utf-8')
     code, out, err = client.upload(folder, repository, token)
@@ -621,7 +599,7 @@ def test_without_the_right_nothing_is_published(
     assert head(hub, published) == commit
 
 
-def test_publishing_again_writes_what_has_changed(hub: Hub, client: Client, published: str, folder: Path) -> None:
+def test_publishing_again_writes_what_has_changed(hub, client, published, folder):
     commit, stored = head(hub, published), hub.count('PUT', '/storage/')
     assert client.upload(folder, published)[0] == 0
     assert head(hub, published) == commit
@@ -638,7 +616,7 @@ def test_publishing_again_writes_what_has_changed(hub: Hub, client: Client, publ
     assert head(hub, published, 'v2') in out
 
 
-def test_private_means_private(hub: Hub, client: Client, published: str, staged: Path) -> None:
+def test_private_means_private(hub, client, published, staged):
     assert client.upload(staged, 'lab/secret', private=True)[0] == 0
     assert hub.repositories['lab/secret'].private
     assert client.run('verify', 'lab/secret', token='mine')[0] == 0
@@ -660,9 +638,7 @@ def test_private_means_private(hub: Hub, client: Client, published: str, staged:
         (['lab/empty'], 'it has no config.json'),
     ],
 )
-def test_nothing_to_verify(
-    hub: Hub, client: Client, published: str, tmp_path: Path, arguments: list[str], says: str
-) -> None:
+def test_nothing_to_verify(hub, client, published, tmp_path, arguments, says):
     (tmp_path / 'notes.txt').write_text('nothing else', encoding='utf-8')
     assert client.upload(tmp_path, 'lab/empty')[0] == 0
     code, out, err = client.run('verify', *arguments)
@@ -671,7 +647,7 @@ def test_nothing_to_verify(
     assert says in err
 
 
-def test_no_connection_and_no_hub_are_one_sentence(hub: Hub, tmp_path: Path) -> None:
+def test_no_connection_and_no_hub_are_one_sentence(hub, tmp_path):
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         nobody = f'http://127.0.0.1:{free.getsockname()[1]}'
@@ -689,7 +665,7 @@ def test_no_connection_and_no_hub_are_one_sentence(hub: Hub, tmp_path: Path) -> 
         HfApi(f'{hub.endpoint}/website', token='mine').create_repo('lab/mini')
 
 
-def test_list_files_is_sorted_and_exact(staged: Path) -> None:
+def test_list_files_is_sorted_and_exact(staged):
     files = list_files(staged)
     assert [file.name for file in files] == FILES
     assert [file.size for file in files] == [len(contents(staged)[name]) for name in FILES]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,11 +20,11 @@ SIDE = 32
 LEVELS = np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 256
 
 
-def seen_by_search(path: Path) -> torch.Tensor:
+def seen_by_search(path):
     return torch.from_numpy(np.array(open_files('folder', str(path.parent.parent), '', test=False).load(0)))
 
 
-def seen_by_validate(path: Path) -> torch.Tensor:
+def seen_by_validate(path):
     dataset, _ = open_images(str(path.parent.parent))
     (batch,) = dataset.batches([lambda image: torch.from_numpy(np.array(image))], batch_size=1)
     if batch.errors:
@@ -34,22 +32,22 @@ def seen_by_validate(path: Path) -> torch.Tensor:
     return batch.views[0][0]
 
 
-def seen_by_predict(path: Path) -> torch.Tensor:
+def seen_by_predict(path):
     seen = []
 
     class Protocol:
         @staticmethod
-        def transform(image: Image.Image) -> torch.Tensor:
+        def transform(image):
             seen.append(torch.from_numpy(np.array(image)))
             return torch.zeros(3, SIDE, SIDE, dtype=torch.uint8)
 
     class Model:
         num_classes, mode = 2, 'RGB'
 
-        def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        def __call__(self, batch):
             return torch.zeros(len(batch), 2)
 
-    (prediction,) = predict(Model(), Protocol(), [path], topk=1)  # type: ignore[arg-type]
+    (prediction,) = predict(Model(), Protocol(), [path], topk=1)
     if prediction.error:
         raise ValueError(prediction.error)
     return seen[0]
@@ -70,7 +68,7 @@ EVERYWHERE = pytest.mark.parametrize('see', [seen_by_predict, seen_by_validate, 
         (LEVELS.astype(np.float32), 'TIFF'),
     ],
 )
-def test_more_than_eight_bits(tmp_path: Path, values: np.ndarray, kind: str, see: Callable) -> None:
+def test_more_than_eight_bits(tmp_path, values, kind, see):
     path = tmp_path / 'class' / 'image.png'  # timm lists few suffixes; the content decides
     path.parent.mkdir()
     Image.fromarray(values).save(path, kind)
@@ -79,7 +77,7 @@ def test_more_than_eight_bits(tmp_path: Path, values: np.ndarray, kind: str, see
 
 
 @EVERYWHERE
-def test_photographs_are_turned_upright(tmp_path: Path, see: Callable) -> None:
+def test_photographs_are_turned_upright(tmp_path, see):
     image = Image.fromarray(np.repeat(LEVELS.astype(np.uint8)[..., None], 3, axis=2)[:20])
     exif = Image.Exif()
     exif[0x0112] = 6  # to be shown turned clockwise by 90 degrees
@@ -90,7 +88,7 @@ def test_photographs_are_turned_upright(tmp_path: Path, see: Callable) -> None:
 
 
 @EVERYWHERE
-def test_postscript_is_not_opened_under_any_name(tmp_path: Path, see: Callable) -> None:
+def test_postscript_is_not_opened_under_any_name(tmp_path, see):
     path = tmp_path / 'class' / 'image.jpg'
     path.parent.mkdir()
     stream = io.BytesIO()
@@ -103,7 +101,7 @@ def test_postscript_is_not_opened_under_any_name(tmp_path: Path, see: Callable) 
 
 
 @EVERYWHERE
-def test_pixels_beyond_the_limit(tmp_path: Path, see: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pixels_beyond_the_limit(tmp_path, see, monkeypatch):
     path = tmp_path / 'class' / 'image.png'
     path.parent.mkdir()
     Image.new('RGB', (SIDE, SIDE)).save(path)
@@ -113,7 +111,7 @@ def test_pixels_beyond_the_limit(tmp_path: Path, see: Callable, monkeypatch: pyt
         see(path)
 
 
-def test_folders_of_torchvision(tmp_path: Path) -> None:
+def test_folders_of_torchvision(tmp_path):
     (tmp_path / 'class').mkdir()
     Image.new('RGB', (SIDE, SIDE)).save(tmp_path / 'class' / 'image.jpg', 'EPS')
     dataset = TimmImages(create_dataset('torch/image_folder', root=str(tmp_path)), 'here')

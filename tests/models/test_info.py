@@ -5,7 +5,6 @@ import json
 import re
 import subprocess
 import sys
-from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -309,7 +308,7 @@ def test_wrong_sizes(size, capsys):
     assert 'height x width' in capsys.readouterr().err
 
 
-def test_svg_replaces_nothing_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_svg_replaces_nothing_unasked(tmp_path, capsys):
     target = tmp_path / 'thesis.svg'
     target.write_text('years of work')
     assert info('pinas_mini', '--svg', target) == 2

@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
@@ -23,7 +22,7 @@ from pinas_models.transforms import authors_eval_transform
 
 
 @pytest.fixture(scope='module')
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory):
     """A folder with ``model`` and ``images``."""
     folder = tmp_path_factory.mktemp('predict')
     make_classifier(folder / 'model')
@@ -31,25 +30,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def predict(home: Path, *arguments: str | Path) -> int:
+def predict(home, *arguments):
     return main(['predict', *map(str, arguments), '--model', f'local-dir:{home / "model"}'])
 
 
 @pytest.fixture(scope='module')
-def model(home: Path) -> torch.nn.Module:
+def model(home):
     return timm.create_model(f'local-dir:{home / "model"}', pretrained=True).eval()
 
 
-def probabilities(model: torch.nn.Module, path: Path, transform: Any = None) -> torch.Tensor:
+def probabilities(model, path, transform=None):
     transform = transform or timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     with torch.no_grad():
         return model(transform(Image.open(path).convert('RGB'))[None]).softmax(1)[0]
 
 
 @pytest.mark.parametrize('protocol', ['timm', 'authors'])
-def test_json_is_what_the_model_says_of_each_image(
-    home: Path, model: torch.nn.Module, capsys: pytest.CaptureFixture[str], protocol: str
-) -> None:
+def test_json_is_what_the_model_says_of_each_image(home, model, capsys, protocol):
     options = ('--json', '--topk', '3', '--batch-size', '4', '--protocol', protocol)
     assert predict(home, home / 'images', *options) == 0
     records = json.loads(capsys.readouterr().out)
@@ -70,9 +67,7 @@ def test_json_is_what_the_model_says_of_each_image(
         )
 
 
-def test_table_has_five_classes_with_names_and_shares(
-    home: Path, model: torch.nn.Module, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_table_has_five_classes_with_names_and_shares(home, model, capsys):
     path = home / 'images' / 'pink' / '000.png'
     assert predict(home, path) == 0
     first, *lines = capsys.readouterr().out.splitlines()
@@ -84,16 +79,14 @@ def test_table_has_five_classes_with_names_and_shares(
     ]
 
 
-def test_more_classes_than_there_are_is_all_of_them(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_more_classes_than_there_are_is_all_of_them(home, capsys):
     assert predict(home, home / 'images' / 'pink' / '000.png', '--topk', '50', '--json') == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert sorted(entry['label'] for entry in record['classes']) == sorted(LABELS)
     assert sum(entry['probability'] for entry in record['classes']) == pytest.approx(1, abs=1e-4)
 
 
-def test_what_cannot_be_read_is_reported_and_the_others_are_done(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_read_is_reported_and_the_others_are_done(home, tmp_path, capsys):
     good, cut, text = tmp_path / 'a.png', tmp_path / 'b.png', tmp_path / 'c.txt'
     shutil.copy(home / 'images' / 'red' / '000.png', good)
     cut.write_bytes(good.read_bytes()[:-200])
@@ -121,13 +114,13 @@ def test_what_cannot_be_read_is_reported_and_the_others_are_done(
     capsys.readouterr()
 
 
-def test_folders_patterns_and_odd_names_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folders_patterns_and_odd_names_are_found(tmp_path, monkeypatch):
     for name in ('b.png', 'a.JPG', 'deep/er/c.webp', 'deep/note.txt', 'x[1].png', 'x1.png'):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.chdir(tmp_path)
 
-    def found(argument: str) -> list[str]:
+    def found(argument):
         return [str(path) for path in find_images(argument)]
 
     assert found('.') == ['a.JPG', 'b.png', 'deep/er/c.webp', 'x1.png', 'x[1].png']
@@ -141,13 +134,13 @@ def test_folders_patterns_and_odd_names_are_found(tmp_path: Path, monkeypatch: p
         found('empty')
 
 
-def test_an_image_named_twice_is_done_once(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_named_twice_is_done_once(home, capsys):
     folder = home / 'images' / 'gold'
     assert predict(home, folder / '000.png', folder, f'{folder}/*.png', '--json') == 0
     assert len(json.loads(capsys.readouterr().out)) == 2
 
 
-def test_a_photograph_is_turned_upright(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_photograph_is_turned_upright(home, tmp_path, capsys):
     upright = picture(1, 7)
     upright.save(tmp_path / 'upright.png')
     exif = Image.Exif()
@@ -160,7 +153,7 @@ def test_a_photograph_is_turned_upright(home: Path, tmp_path: Path, capsys: pyte
 
 
 @pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', 'CMYK', '1', 'I;16'])
-def test_any_kind_of_image_is_read(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], mode: str) -> None:
+def test_any_kind_of_image_is_read(home, tmp_path, capsys, mode):
     image = picture(0, 0).convert('L' if mode == 'I;16' else mode)
     path = tmp_path / ('image.tif' if mode == 'CMYK' else 'image.png')
     (image.convert('I;16') if mode == 'I;16' else image).save(path)
@@ -170,7 +163,7 @@ def test_any_kind_of_image_is_read(home: Path, tmp_path: Path, capsys: pytest.Ca
     assert err == ''
 
 
-def test_names_of_classes_are_imagenets_the_configs_or_none(home: Path) -> None:
+def test_names_of_classes_are_imagenets_the_configs_or_none(home):
     names = class_names(timm.create_model('pinas_cls', device='meta'))
     assert names is not None
     assert (names.labels[0], names.descriptions[0]) == ('n01440764', 'tench, Tinca tinca')
@@ -181,7 +174,7 @@ def test_names_of_classes_are_imagenets_the_configs_or_none(home: Path) -> None:
     assert class_names(ours) is None
 
 
-def test_without_names_the_index_is_the_name(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_names_the_index_is_the_name(home, tmp_path, capsys):
     timm.models.save_for_hf(timm.create_model('pinas_mini', num_classes=4), tmp_path / 'model')
     path = home / 'images' / 'red' / '000.png'
     assert main(['predict', str(path), '--model', f'local-dir:{tmp_path / "model"}', '--json']) == 0
@@ -190,9 +183,7 @@ def test_without_names_the_index_is_the_name(home: Path, tmp_path: Path, capsys:
     assert {entry['label'] for entry in record['classes']} == {None}
 
 
-def test_models_that_cannot_say_anything_are_refused(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_models_that_cannot_say_anything_are_refused(home, tmp_path, capsys):
     timm.models.save_for_hf(timm.create_model('pinas_mini', num_classes=0), tmp_path / 'headless')
     for model, message in (
         ('pinas_resnest50', 'weights'),
@@ -207,7 +198,7 @@ def test_models_that_cannot_say_anything_are_refused(
         assert err.count('\n') == 1
 
 
-def test_checkpoint_gives_the_weights(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_checkpoint_gives_the_weights(home, tmp_path, capsys):
     model = timm.create_model('pinas_mini')
     torch.save({'state_dict': model.state_dict()}, tmp_path / 'weights.pth')
     path = home / 'images' / 'red' / '000.png'
@@ -221,7 +212,7 @@ def test_checkpoint_gives_the_weights(home: Path, tmp_path: Path, capsys: pytest
     assert torch.allclose(found, expected, atol=1e-5)
 
 
-def test_as_a_process_the_default_model_needs_no_network(home: Path) -> None:
+def test_as_a_process_the_default_model_needs_no_network(home):
     environment = os.environ | {'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'}
     arguments = ['predict', str(home / 'images' / 'red' / '000.png'), '--json']
     result = subprocess.run(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,11 +23,11 @@ from pinas_models.transforms import (
 )
 
 FIXTURE = load_fixture('encoding_transforms')
-CASES: dict[str, dict[str, Any]] = FIXTURE.meta['cases']
+CASES = FIXTURE.meta['cases']
 SIDES = st.integers(1, 3000)
 
 
-def picture(case: str) -> Image.Image:
+def picture(case):
     """The fixture's image: two ramps and a wave with noise."""
     (width, height), seed = CASES[case]['size_wh'], CASES[case]['seed']
     y, x = np.mgrid[0:height, 0:width]
@@ -37,12 +36,12 @@ def picture(case: str) -> Image.Image:
     return Image.fromarray((np.stack(channels, -1) + noise).round().clip(0, 255).astype(np.uint8))
 
 
-def sha256(image: Image.Image) -> str:
+def sha256(image):
     return hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_centre_crop_gives_the_authors_bytes(case: str) -> None:
+def test_centre_crop_gives_the_authors_bytes(case):
     image = picture(case)
     assert sha256(image) == CASES[case]['sha256_input']
     result = ECenterCrop(224)(image)
@@ -52,19 +51,19 @@ def test_centre_crop_gives_the_authors_bytes(case: str) -> None:
 
 
 @pytest.mark.parametrize('case', CASES)
-def test_eval_transform_gives_the_authors_tensor(case: str) -> None:
+def test_eval_transform_gives_the_authors_tensor(case):
     result = authors_eval_transform(224)(picture(case))
     assert result.shape == (3, 224, 224)
     assert_close(result[:, ::32, ::32], FIXTURE.arrays[f'{case}_norm_slice'], case, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize('geometry', FIXTURE.meta['center_crop_geometry'], ids=lambda g: 'x'.join(map(str, g['wh'])))
-def test_centre_crop_rounds_as_the_authors_do(geometry: dict[str, list[int]]) -> None:
+def test_centre_crop_rounds_as_the_authors_do(geometry):
     assert list(ECenterCrop(224).box(*geometry['wh'])) == geometry['box']
 
 
 @pytest.mark.parametrize('reference', FIXTURE.meta['random_crop_500x375_seed401'], ids=lambda r: str(r['random_seed']))
-def test_random_crop_draws_the_authors_boxes(reference: dict[str, Any]) -> None:
+def test_random_crop_draws_the_authors_boxes(reference):
     image = picture('A')
     seed, box = reference['random_seed'], reference['box']
     assert list(ERandomCrop(224, random.Random(seed)).box(*image.size)) == box
@@ -74,7 +73,7 @@ def test_random_crop_draws_the_authors_boxes(reference: dict[str, Any]) -> None:
 
 
 @given(SIDES, SIDES, st.integers(1, 600))
-def test_centre_box_is_a_central_square_inside(width: int, height: int, size: int) -> None:
+def test_centre_box_is_a_central_square_inside(width, height, size):
     left, top, right, bottom = ECenterCrop(size).box(width, height)
     side = size / (size + 32) * min(width, height)
     assert 0 <= left <= right <= width
@@ -86,7 +85,7 @@ def test_centre_box_is_a_central_square_inside(width: int, height: int, size: in
 
 
 @given(SIDES, SIDES, st.integers(0, 2**32))
-def test_random_box_keeps_area_and_aspect_or_is_the_centre(width: int, height: int, seed: int) -> None:
+def test_random_box_keeps_area_and_aspect_or_is_the_centre(width, height, seed):
     crop = ERandomCrop(64, random.Random(seed))
     left, top, right, bottom = box = crop.box(width, height)
     assert 0 <= left <= right <= width
@@ -99,7 +98,7 @@ def test_random_box_keeps_area_and_aspect_or_is_the_centre(width: int, height: i
 
 @settings(max_examples=20)
 @given(st.integers(1, 40), st.integers(1, 40), st.sampled_from(['RGB', 'L']))
-def test_any_image_becomes_a_square_of_the_size(width: int, height: int, mode: str) -> None:
+def test_any_image_becomes_a_square_of_the_size(width, height, mode):
     image = Image.new(mode, (width, height), 7 if mode == 'L' else (1, 2, 3))
     for crop in (ECenterCrop(16), ERandomCrop(16, random.Random(width))):
         result = crop(image)
@@ -107,12 +106,12 @@ def test_any_image_becomes_a_square_of_the_size(width: int, height: int, mode: s
         assert result.getpixel((5, 5)) == image.getpixel((0, 0))  # of one colour it stays
 
 
-def test_a_long_image_whose_boxes_never_fit_gets_the_centre() -> None:
+def test_a_long_image_whose_boxes_never_fit_gets_the_centre():
     # Boxes with at least 10 % of the area and an aspect ratio of at most 4/3 are higher than such a strip.
     assert ERandomCrop(32, random.Random(0)).box(1000, 10) == ECenterCrop(32).box(1000, 10)
 
 
-def test_lighting_moves_all_pixels_along_the_principal_components() -> None:
+def test_lighting_moves_all_pixels_along_the_principal_components():
     image = torch.rand(3, 5, 4, dtype=torch.float64)
     vectors = torch.tensor(Lighting.eigenvectors, dtype=torch.float64)
     factors = []
@@ -127,7 +126,7 @@ def test_lighting_moves_all_pixels_along_the_principal_components() -> None:
     assert torch.equal(Lighting(0.0)(image), image)
 
 
-def test_train_transform_is_the_authors_list() -> None:
+def test_train_transform_is_the_authors_list():
     compose = authors_train_transform(64, random.Random(3))
     assert [type(step).__name__ for step in compose.transforms] == FIXTURE.meta['train_transform']
     assert [type(step).__name__ for step in authors_eval_transform(64).transforms] == FIXTURE.meta['val_transform']
@@ -145,6 +144,6 @@ def test_train_transform_is_the_authors_list() -> None:
 
 
 @pytest.mark.parametrize('crop', [ECenterCrop, ERandomCrop])
-def test_a_size_that_is_no_size_is_refused(crop: Any) -> None:
+def test_a_size_that_is_no_size_is_refused(crop):
     with pytest.raises(ValueError, match='size is 0; it must be at least 1 pixel'):
         crop(0)

@@ -14,9 +14,7 @@ import struct
 import subprocess
 import sys
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -47,7 +45,7 @@ TIMM_HEADER = 'model,img_size,top1,top1_err,top5,top5_err,param_count,crop_pct,i
 
 
 @pytest.fixture(scope='module')
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def home(tmp_path_factory):
     """A folder with ``model`` and ``data``."""
     folder = tmp_path_factory.mktemp('validate')
     make_classifier(folder / 'model')
@@ -56,18 +54,18 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='module')
-def model(home: Path) -> torch.nn.Module:
+def model(home):
     return timm.create_model(f'local-dir:{home / "model"}', pretrained=True).eval()
 
 
 @pytest.fixture(scope='module')
-def ranks(home: Path, model: torch.nn.Module) -> dict[str, dict[str, int]]:
+def ranks(home, model):
     """Per protocol and image, how many classes have a higher score than the right one: one image at a time."""
     transforms = {
         'authors': authors_eval_transform(32, mean=model.pretrained_cfg['mean'], std=model.pretrained_cfg['std']),
         'timm': timm.data.create_transform(**timm.data.resolve_model_data_config(model)),
     }
-    found: dict[str, dict[str, int]] = {name: {} for name in transforms}
+    found = {name: {} for name in transforms}
     for path in sorted((home / 'data').rglob('*.png')):
         image = Image.open(path).convert('RGB')
         for name, transform in transforms.items():
@@ -80,22 +78,22 @@ def ranks(home: Path, model: torch.nn.Module) -> dict[str, dict[str, int]]:
     return found
 
 
-def top(ranks: dict[str, int], k: int) -> float:
+def top(ranks, k):
     return round(100 * sum(rank < k for rank in ranks.values()) / len(ranks), 4)
 
 
-def validate(home: Path, data: Path | str, *options: str) -> int:
+def validate(home, data, *options):
     return main(['validate', str(data), '--model', f'local-dir:{home / "model"}', '--workers', '0', *options])
 
 
-def report(home: Path, data: Path | str, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+def report(home, data, capsys, *options):
     code = validate(home, data, '--json', *options)
     out, err = capsys.readouterr()
     assert code == 0, err
     return json.loads(out)
 
 
-def read_csv(path: Path) -> list[dict[str, str]]:
+def read_csv(path):
     return list(csv.DictReader(io.StringIO(path.read_text())))
 
 
@@ -103,9 +101,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
 
 
 @pytest.mark.parametrize('options', [('--batch-size', '7'), ('--batch-size', '64', '--workers', '2')])
-def test_both_protocols_in_one_pass_give_the_accuracies_of_the_plain_way(
-    home: Path, ranks: dict[str, dict[str, int]], capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
-) -> None:
+def test_both_protocols_in_one_pass_give_the_accuracies_of_the_plain_way(home, ranks, capsys, options):
     result = report(home, home / 'data', capsys, '--protocol', 'both', *options)
     assert [row['protocol'] for row in result['results']] == ['authors', 'timm']
     for row in result['results']:
@@ -127,7 +123,7 @@ def test_both_protocols_in_one_pass_give_the_accuracies_of_the_plain_way(
 
 
 @given(st.integers(1, 10**6).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_interval_is_wilsons(counts: tuple[int, int]) -> None:
+def test_interval_is_wilsons(counts):
     correct, total = counts
     low, high = wilson_interval(correct, total)
     reference = binomtest(correct, total).proportion_ci(0.95, 'wilson')
@@ -136,13 +132,13 @@ def test_interval_is_wilsons(counts: tuple[int, int]) -> None:
     assert 0 <= low <= correct / total <= high <= 1
 
 
-def test_interval_of_nothing_is_refused() -> None:
+def test_interval_of_nothing_is_refused():
     for correct, total in ((0, 0), (2, 1), (-1, 3)):
         with pytest.raises(ValueError, match='is no proportion'):
             wilson_interval(correct, total)
 
 
-def test_the_classifier_sees_what_timm_and_the_authors_transform_give(model: torch.nn.Module) -> None:
+def test_the_classifier_sees_what_timm_and_the_authors_transform_give(model):
     image = picture(2, 5)
     for name, plain in (
         ('timm', timm.data.create_transform(**timm.data.resolve_model_data_config(model))),
@@ -158,27 +154,25 @@ def test_the_classifier_sees_what_timm_and_the_authors_transform_give(model: tor
     [(('--amp', 'bf16'), 'amp bf16'), (('--dtype', 'bf16', '--channels-last'), 'bf16'), (('--channels-last',), 'fp32')],
 )
 def test_precision_and_memory_format_change_little(
-    home: Path,
-    ranks: dict[str, dict[str, int]],
-    capsys: pytest.CaptureFixture[str],
-    options: tuple[str, ...],
-    dtype: str,
-) -> None:
+    home,
+    ranks,
+    capsys,
+    options,
+    dtype,
+):
     row = report(home, home / 'data', capsys, *options)['results'][0]
     assert row['dtype'] == dtype
     assert abs(row['top1'] - top(ranks['timm'], 1)) <= 6  # 4 of 70 images
 
 
-def test_compiled_is_the_same(home: Path, ranks: dict[str, dict[str, int]], capsys: pytest.CaptureFixture[str]) -> None:
+def test_compiled_is_the_same(home, ranks, capsys):
     # Not inductor, which takes half a minute to compile; eager traces the model as every backend needs it.
     result = report(home, home / 'data', capsys, '--compile', 'eager')
     assert result['setup']['compiler'] == 'eager'
     assert result['results'][0]['top1'] == top(ranks['timm'], 1)
 
 
-def test_img_size_and_crop_pct_are_those_of_timm(
-    home: Path, model: torch.nn.Module, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_img_size_and_crop_pct_are_those_of_timm(home, model, capsys):
     row = report(home, home / 'data', capsys, '--img-size', '48', '--crop-pct', '0.8')['results'][0]
     transform = timm.data.create_transform(
         **(timm.data.resolve_model_data_config(model) | {'input_size': (3, 48, 48), 'crop_pct': 0.8})
@@ -195,9 +189,7 @@ def test_img_size_and_crop_pct_are_those_of_timm(
 # where the images come from
 
 
-def test_tar_and_torchvision_folder_give_the_same(
-    home: Path, ranks: dict[str, dict[str, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_tar_and_torchvision_folder_give_the_same(home, ranks, tmp_path, capsys):
     with tarfile.open(tmp_path / 'data.tar', 'w') as tar:
         tar.add(home / 'data', '.')
     for data, options in (
@@ -208,7 +200,7 @@ def test_tar_and_torchvision_folder_give_the_same(
         assert (row['top1'], row['top5']) == (top(ranks['timm'], 1), top(ranks['timm'], 5))
 
 
-def test_grey_images_of_torchvision_are_read(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_grey_images_of_torchvision_are_read(home, tmp_path, capsys):
     raw = tmp_path / 'MNIST' / 'raw'
     raw.mkdir(parents=True)
     images, labels = np.random.default_rng(0).integers(0, 256, (9, 28, 28), np.uint8), np.arange(9, dtype=np.uint8) % 7
@@ -226,9 +218,7 @@ def test_grey_images_of_torchvision_are_read(home: Path, tmp_path: Path, capsys:
         assert row['images'] == 9
 
 
-def test_split_is_a_sub_folder_and_mixed_splits_are_refused(
-    home: Path, ranks: dict[str, dict[str, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_split_is_a_sub_folder_and_mixed_splits_are_refused(home, ranks, tmp_path, capsys):
     shutil.copytree(home / 'data', tmp_path / 'all' / 'test')
     shutil.copytree(home / 'data', tmp_path / 'all' / 'train')
     row = report(home, tmp_path / 'all', capsys, '--split', 'test')['results'][0]
@@ -240,9 +230,7 @@ def test_split_is_a_sub_folder_and_mixed_splits_are_refused(
     assert 'has no split val' in capsys.readouterr().err
 
 
-def test_a_stream_is_counted_resumed_and_its_damage_told(
-    home: Path, model: torch.nn.Module, ranks: dict[str, dict[str, int]], tmp_path: Path
-) -> None:
+def test_a_stream_is_counted_resumed_and_its_damage_told(home, model, ranks, tmp_path):
     paths = sorted((home / 'data').rglob('*.png'))
 
     class Reader:
@@ -251,13 +239,13 @@ def test_a_stream_is_counted_resumed_and_its_damage_told(
         class_to_idx = {label: index for index, label in enumerate(LABELS)}  # noqa: RUF012
         damaged_after: int | None = None
 
-        def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        def __iter__(self):
             for number, path in enumerate(paths):
                 if number == self.damaged_after:
                     raise OSError('broken data stream')
                 yield Image.open(path), LABELS.index(path.parent.name)
 
-        def __len__(self) -> int:
+        def __len__(self):
             return len(paths)
 
     reader = Reader()
@@ -275,12 +263,12 @@ def test_a_stream_is_counted_resumed_and_its_damage_told(
     assert evaluation.counts['timm'].images == evaluation.seen == len(paths)
 
 
-def test_a_stream_that_leaves_images_out_is_warned_of(home: Path, model: torch.nn.Module) -> None:
+def test_a_stream_that_leaves_images_out_is_warned_of(home, model):
     class Reader:
-        def __iter__(self) -> Iterator[tuple[Image.Image, int]]:
+        def __iter__(self):
             yield picture(0, 0), 0
 
-        def __len__(self) -> int:
+        def __len__(self):
             return 3
 
     images = LabelledImages(timm.data.dataset.IterableImageDataset('', reader=Reader()), 'stream')
@@ -291,9 +279,7 @@ def test_a_stream_that_leaves_images_out_is_warned_of(home: Path, model: torch.n
 # which class is which
 
 
-def test_a_subset_of_the_classes_is_matched_by_name(
-    home: Path, ranks: dict[str, dict[str, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_subset_of_the_classes_is_matched_by_name(home, ranks, tmp_path, capsys):
     chosen = ('pink', 'blue')
     for label in chosen:
         shutil.copytree(home / 'data' / label, tmp_path / 'two' / label)
@@ -302,7 +288,7 @@ def test_a_subset_of_the_classes_is_matched_by_name(
     assert (row['images'], row['top1']) == (2 * PER_CLASS, top(expected, 1))
 
 
-def test_wordnet_folders_are_matched_to_imagenets_classes(tmp_path: Path) -> None:
+def test_wordnet_folders_are_matched_to_imagenets_classes(tmp_path):
     model = timm.create_model('pinas_cls', device='meta')
     labels = class_names(model)
     assert labels is not None
@@ -315,9 +301,7 @@ def test_wordnet_folders_are_matched_to_imagenets_classes(tmp_path: Path) -> Non
     assert batch.targets.tolist() == [0, 491]
 
 
-def test_class_map_orders_the_folders_and_leaves_out_the_rest(
-    home: Path, ranks: dict[str, dict[str, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_class_map_orders_the_folders_and_leaves_out_the_rest(home, ranks, tmp_path, capsys):
     renamed = {label: f'folder_{label}' for label in LABELS}
     for label, folder in renamed.items():
         shutil.copytree(home / 'data' / label, tmp_path / 'data' / folder)
@@ -339,9 +323,9 @@ def test_class_map_orders_the_folders_and_leaves_out_the_rest(
         assert message in capsys.readouterr().err
 
 
-def test_a_pickled_class_map_is_not_run(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pickled_class_map_is_not_run(home, tmp_path, capsys):
     class Crafted:
-        def __reduce__(self) -> tuple[object, tuple[Path]]:
+        def __reduce__(self):
             return Path.touch, (tmp_path / 'ran',)
 
     (tmp_path / 'map.pkl').write_bytes(pickle.dumps(Crafted()))
@@ -352,27 +336,21 @@ def test_a_pickled_class_map_is_not_run(home: Path, tmp_path: Path, capsys: pyte
     assert (tmp_path / 'ran').exists()
 
 
-def test_fewer_unknown_classes_than_the_model_has_are_warned_of(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_fewer_unknown_classes_than_the_model_has_are_warned_of(home, tmp_path, capsys):
     for label in LABELS[:3]:
         shutil.copytree(home / 'data' / label, tmp_path / f'some_{label}')
     assert validate(home, tmp_path) == 0
     assert 'has 3 classes, the model 7, and the names do not say which' in capsys.readouterr().err
 
 
-def test_more_classes_than_the_model_has_are_refused(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_more_classes_than_the_model_has_are_refused(home, tmp_path, capsys):
     shutil.copytree(home / 'data', tmp_path / 'data')
     shutil.copytree(home / 'data' / 'red', tmp_path / 'data' / 'an_eighth')
     assert validate(home, tmp_path / 'data') == 2
     assert 'has 8 classes, the model 7' in capsys.readouterr().err
 
 
-def test_real_labels_count_any_of_several_labels_and_leave_out_images_without(
-    home: Path, model: torch.nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_real_labels_count_any_of_several_labels_and_leave_out_images_without(home, model, tmp_path, capsys):
     """As timm's ``RealLabelsImagenet``, which cannot be resumed."""
     transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
     names, scores, labels = [], [], []
@@ -412,9 +390,7 @@ def test_real_labels_count_any_of_several_labels_and_leave_out_images_without(
 # damage
 
 
-def test_an_image_that_cannot_be_read_is_named_and_can_be_skipped(
-    home: Path, ranks: dict[str, dict[str, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_image_that_cannot_be_read_is_named_and_can_be_skipped(home, ranks, tmp_path, capsys):
     data = tmp_path / 'data'
     shutil.copytree(home / 'data', data)
     bad = ('cyan/003.png', 'red/000.png')
@@ -436,7 +412,7 @@ def test_an_image_that_cannot_be_read_is_named_and_can_be_skipped(
     assert 'no image of' in capsys.readouterr().err
 
 
-def test_weights_that_are_not_finite_are_told(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_weights_that_are_not_finite_are_told(home, tmp_path, capsys):
     model = timm.create_model('pinas_mini', num_classes=7)
     torch.nn.init.constant_(model.fc.weight, float('nan'))
     timm.models.save_for_hf(model, tmp_path / 'model')
@@ -444,7 +420,7 @@ def test_weights_that_are_not_finite_are_told(home: Path, tmp_path: Path, capsys
     assert 'the model computes values that are not finite' in capsys.readouterr().err
 
 
-def test_mistakes_end_with_one_line(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_mistakes_end_with_one_line(home, tmp_path, capsys):
     (tmp_path / 'empty').mkdir()
     (tmp_path / 'flat').mkdir()
     picture(0, 0).save(tmp_path / 'flat' / '0.png')
@@ -488,7 +464,7 @@ def test_mistakes_end_with_one_line(home: Path, tmp_path: Path, capsys: pytest.C
         assert err.count('\n') == 1
 
 
-def test_a_model_without_weights_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_model_without_weights_is_refused(home, capsys):
     assert main(['validate', str(home / 'data'), '--model', 'pinas_resnest50']) == 2
     assert 'weights' in capsys.readouterr().err
 
@@ -496,9 +472,7 @@ def test_a_model_without_weights_is_refused(home: Path, capsys: pytest.CaptureFi
 # the table of results
 
 
-def test_results_are_timms_columns_first_and_rows_are_merged(
-    home: Path, ranks: dict[str, dict[str, int]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_results_are_timms_columns_first_and_rows_are_merged(home, ranks, tmp_path, capsys):
     path = tmp_path / 'deep' / 'results.csv'
     path.parent.mkdir()
     timm_row = 'resnest50d.in1k,224,80.958,19.042,95.372,4.628,27.48,0.875,bilinear'
@@ -531,14 +505,12 @@ def test_results_are_timms_columns_first_and_rows_are_merged(
 
 
 class Screen(io.StringIO):
-    def isatty(self) -> bool:
+    def isatty(self):
         return True
 
 
-def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def work() -> None:
+def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(capsys, monkeypatch):
+    def work():
         with Progress('validate', 4, done=1, seconds=0.0) as progress:
             progress.update(2, 'top-1 timm 50.00 %')
             progress.update(1, 'top-1 timm 75.00 %')
@@ -558,7 +530,7 @@ def test_progress_is_a_bar_on_a_terminal_and_lines_in_a_log(
     assert '\r' in screen
 
 
-def command(home: Path, folder: Path, *options: str) -> list[str]:
+def command(home, folder, *options):
     return [
         *(sys.executable, '-m', 'pinas_models.cli', 'validate', str(home / 'data')),
         *('--model', f'local-dir:{home / "model"}', '--protocol', 'both', '--batch-size', '1', '--workers', '1'),
@@ -566,9 +538,7 @@ def command(home: Path, folder: Path, *options: str) -> list[str]:
     ]
 
 
-def test_killed_and_given_again_it_ends_with_the_same_numbers(
-    home: Path, ranks: dict[str, dict[str, int]], tmp_path: Path
-) -> None:
+def test_killed_and_given_again_it_ends_with_the_same_numbers(home, ranks, tmp_path):
     environment = os.environ | {'OMP_NUM_THREADS': '1'}
     seen = 0
     for wanted in (1, 20):  # killed twice, the second time in what was resumed
@@ -601,9 +571,7 @@ def test_killed_and_given_again_it_ends_with_the_same_numbers(
     assert [path.name for path in tmp_path.iterdir()] == ['results.csv']
 
 
-def test_a_state_of_another_evaluation_or_a_damaged_one_is_refused(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_state_of_another_evaluation_or_a_damaged_one_is_refused(home, tmp_path, capsys):
     data = tmp_path / 'data'
     shutil.copytree(home / 'data', data)
     (data / 'red' / '009.png').write_bytes(b'')  # red is the last folder: what is before it is in the state
@@ -626,7 +594,7 @@ def test_a_state_of_another_evaluation_or_a_damaged_one_is_refused(
         assert 'is not the state of an evaluation, or damaged' in capsys.readouterr().err
 
 
-def test_disjoint_names_of_classes_are_told(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_disjoint_names_of_classes_are_told(home, tmp_path, capsys):
     for label in LABELS:
         shutil.copytree(home / 'data' / label, tmp_path / 'data' / f'my {label}')
     assert validate(home, tmp_path / 'data') == 0
@@ -635,7 +603,7 @@ def test_disjoint_names_of_classes_are_told(home: Path, tmp_path: Path, capsys: 
     assert 'the name of a class' not in capsys.readouterr().err
 
 
-def test_names_that_fit_in_part_are_told(home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_fit_in_part_are_told(home, tmp_path, capsys):
     for label in LABELS:
         shutil.copytree(home / 'data' / label, tmp_path / 'data' / label)
     (tmp_path / 'data' / LABELS[1]).rename(tmp_path / 'data' / 'misspelt')

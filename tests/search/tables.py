@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
 
 from pinas_search.spaces import AdditiveSpace, Choice, CostTable, Description, Group
 
@@ -11,24 +10,24 @@ from pinas_search.spaces import AdditiveSpace, Choice, CostTable, Description, G
 class TableSpace(AdditiveSpace):
     """A space whose costs are given: tables [L, m], in which choices that a position lacks cost 0."""
 
-    def __init__(self, name: str, num_choices: tuple[int, ...], params, macs, fixed: tuple[int, int]) -> None:
+    def __init__(self, name, num_choices, params, macs, fixed):
         self.name, self.num_choices = name, num_choices
         self._tables = {'params': np.asarray(params), 'macs': np.asarray(macs)}
         self._fixed = dict(zip(('params', 'macs'), fixed, strict=True))
 
-    def _measure_costs(self) -> CostTable:
+    def _measure_costs(self):
         return CostTable(self._fixed, self._tables)
 
-    def describe(self) -> Description:
+    def describe(self):
         positions = tuple(f'position {i}' for i in range(self.num_positions))
         choices = tuple(Choice(f'op{i}') for i in range(max(self.num_choices)))
         return Description(positions, (Group('all', tuple(range(self.num_positions))),), choices)
 
-    def build(self, path, **options) -> nn.Module:
+    def build(self, path, **options):
         raise NotImplementedError('these networks exist as costs only')
 
 
-def toy(*num_choices: int) -> TableSpace:
+def toy(*num_choices):
     """Costs that differ at each position and choice."""
     rng = np.random.default_rng(0)
     exists = np.arange(max(num_choices)) < np.array(num_choices)[:, None]
@@ -36,6 +35,6 @@ def toy(*num_choices: int) -> TableSpace:
     return TableSpace('toy', num_choices, params, macs, fixed=(100, 200))
 
 
-def all_paths(space) -> np.ndarray:
+def all_paths(space):
     """Every path [N, L] of a small space."""
     return np.array(list(np.ndindex(*space.num_choices)))

@@ -42,11 +42,11 @@ def cells(fixture):
 
 
 @pytest.fixture(scope='module')
-def latent() -> LatentSpace:
+def latent():
     return LatentSpace(CELLS, LatentOptions(**SMALL))
 
 
-def filled(fixture, **options) -> Vgae:
+def filled(fixture, **options):
     state = reference.filled_state_dict(fixture)
     for name, scale in fixture.meta['scale'].items():
         state[name] = scale * state[name]
@@ -55,7 +55,7 @@ def filled(fixture, **options) -> Vgae:
     return model
 
 
-def test_a_cell_is_the_authors_graph(fixture) -> None:
+def test_a_cell_is_the_authors_graph(fixture):
     graph = nasbench201().graph((3, 3, 3, 1, 3, 2))
     assert graph.adjacency.tolist() == fixture.meta['adjacency']
     assert {name: label for label, name in enumerate(graph.vocabulary)} == fixture.meta['vocabulary']
@@ -63,13 +63,13 @@ def test_a_cell_is_the_authors_graph(fixture) -> None:
     assert named == ['input', *['nor_conv_3x3'] * 3, 'skip_connect', 'nor_conv_3x3', 'nor_conv_1x1', 'output']
 
 
-def test_blocks_in_a_row_are_a_chain() -> None:
+def test_blocks_in_a_row_are_a_chain():
     graph = mini().graph((0, 3, 1, 2, 2, 1, 3, 0))
     assert np.array_equal(graph.adjacency, np.eye(10, k=1))
     assert graph.operations == (0, 1, 4, 2, 3, 3, 2, 4, 1, 5)
 
 
-def test_encoder_decoder_and_losses_equal_the_authors(fixture, cells) -> None:
+def test_encoder_decoder_and_losses_equal_the_authors(fixture, cells):
     with torch.no_grad():
         result = filled(fixture)(cells)
     expected = fixture.arrays
@@ -82,7 +82,7 @@ def test_encoder_decoder_and_losses_equal_the_authors(fixture, cells) -> None:
     assert float(parts['adjacency']) == pytest.approx(float(expected['bce_adj']), rel=1e-6)
 
 
-def test_the_kl_divergence_is_divided_twice_as_the_released_code_or_once(fixture, cells) -> None:
+def test_the_kl_divergence_is_divided_twice_as_the_released_code_or_once(fixture, cells):
     """What is called logvar there is the logarithm of the standard deviation."""
     with torch.no_grad():
         result = filled(fixture)(cells)
@@ -92,7 +92,7 @@ def test_the_kl_divergence_is_divided_twice_as_the_released_code_or_once(fixture
     assert float(losses(cells, result)['kl']) == pytest.approx(divergence.mean() / divergence.size, rel=1e-5)
 
 
-def test_operations_go_through_the_sigmoid_of_the_edges_unless_softmax_is_asked_for(fixture, cells) -> None:
+def test_operations_go_through_the_sigmoid_of_the_edges_unless_softmax_is_asked_for(fixture, cells):
     weight, bias = (filled(fixture).state_dict()[f'decoder.weight.{name}'].double() for name in ('weight', 'bias'))
     logits = torch.from_numpy(fixture.arrays['mu']).double() @ weight.T + bias
     with torch.no_grad():
@@ -103,10 +103,10 @@ def test_operations_go_through_the_sigmoid_of_the_edges_unless_softmax_is_asked_
     )
 
 
-def test_pretraining_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
+def test_pretraining_is_a_function_of_the_seed_and_lowers_the_loss():
     graphs = stack_graphs([CELLS.graph(CELLS.sample(torch.Generator().manual_seed(i))) for i in range(128)])
 
-    def train(epochs: int, seed: int) -> Vgae:
+    def train(epochs, seed):
         torch.manual_seed(epochs * 100 + seed)  # must not matter
         return pretrain(graphs, epochs=epochs, objective=Objective(), seed=seed)
 
@@ -118,7 +118,7 @@ def test_pretraining_is_a_function_of_the_seed_and_lowers_the_loss() -> None:
     assert after < before
 
 
-def test_a_trained_encoder_is_kept_in_a_file(tmp_path: Path) -> None:
+def test_a_trained_encoder_is_kept_in_a_file(tmp_path):
     file = tmp_path / 'encoders' / 'cells.safetensors'
     options = LatentOptions(encoder=str(file), **SMALL)
     paths = [(2, 3, 4, 2, 3, 4), (4, 4, 4, 4, 4, 4)]
@@ -137,7 +137,7 @@ def test_a_trained_encoder_is_kept_in_a_file(tmp_path: Path) -> None:
         LatentSpace(CELLS, options).embed(paths)
 
 
-def test_the_posterior_is_that_of_bayesian_linear_regression() -> None:
+def test_the_posterior_is_that_of_bayesian_linear_regression():
     """Snoek et al., equations 4 and 5, with the precisions that were found; they maximise the evidence."""
     rng = np.random.default_rng(0)
     features, new = rng.normal(size=(60, 5)), rng.normal(size=(9, 5))
@@ -153,7 +153,7 @@ def test_the_posterior_is_that_of_bayesian_linear_regression() -> None:
     np.testing.assert_allclose(predicted.mean, values.mean() + values.std() * mean, rtol=1e-6)
     np.testing.assert_allclose(predicted.std, values.std() * std, rtol=1e-6)
 
-    def evidence(noise: float, prior: float) -> float:
+    def evidence(noise, prior):
         covariance = np.eye(len(targets)) / noise + phi @ phi.T / prior
         return -np.linalg.slogdet(covariance)[1] - targets @ np.linalg.solve(covariance, targets)
 
@@ -161,7 +161,7 @@ def test_the_posterior_is_that_of_bayesian_linear_regression() -> None:
     assert all(best > evidence(noise * a, prior * b) for a, b in ((1.5, 1), (1 / 1.5, 1), (1, 1.5), (1, 1 / 1.5)))
 
 
-def test_the_regression_needs_two_finite_values() -> None:
+def test_the_regression_needs_two_finite_values():
     with pytest.raises(ValueError, match='at least two samples with finite values'):
         Dngo(np.zeros((1, 3)), np.zeros(1))
     with pytest.raises(ValueError, match='at least two samples with finite values'):
@@ -170,7 +170,7 @@ def test_the_regression_needs_two_finite_values() -> None:
 
 @given(st.floats(-3, 3), st.floats(0.05, 3), st.floats(-3, 3))
 @settings(max_examples=60)
-def test_expected_improvement_is_the_integral(mean: float, std: float, target: float) -> None:
+def test_expected_improvement_is_the_integral(mean, std, target):
     if (mean - target) / std < -6:
         return  # left to the next test: quadrature has no digits there
     upper = max(mean, target) + 12 * std
@@ -180,14 +180,14 @@ def test_expected_improvement_is_the_integral(mean: float, std: float, target: f
 
 
 @pytest.mark.parametrize('u', [0.0, -0.999, -1.001, -6.0, -40.0, -900.0, -9.9e3, -1.01e4, -1e8])
-def test_expected_improvement_orders_paths_that_are_far_below_the_target(u: float) -> None:
+def test_expected_improvement_orders_paths_that_are_far_below_the_target(u):
     with mpmath.workdps(60):
         x = mpmath.mpf(u)
         exact = mpmath.log(mpmath.npdf(x) + x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2)
         assert log_expected_improvement(np.array([u]), np.array([1.0]), 0.0)[0] == pytest.approx(float(exact), rel=1e-7)
 
 
-def test_a_predictor_learns_from_what_it_observes(latent: LatentSpace) -> None:
+def test_a_predictor_learns_from_what_it_observes(latent):
     rng = np.random.default_rng(0)
     paths = [tuple(rng.integers(2, 5, 6).tolist()) for _ in range(200)]
     values = [float(sum(choice == 3 for choice in path)) for path in paths]
@@ -202,7 +202,7 @@ def test_a_predictor_learns_from_what_it_observes(latent: LatentSpace) -> None:
     assert kendalltau([score.value for score in scores], values[101:])[0] > 0.4  # 3-sigma of chance is 0.2
 
 
-def test_a_search_proposes_the_unseen_path_with_the_largest_expected_improvement(latent: LatentSpace) -> None:
+def test_a_search_proposes_the_unseen_path_with_the_largest_expected_improvement(latent):
     strategy = Arch2vecStrategy(CELLS, Limits(), Options(initial=4, fit_epochs=10, target=None, **SMALL))
     strategy.latent = latent
     rng = np.random.default_rng(1)
@@ -225,7 +225,7 @@ def test_a_search_proposes_the_unseen_path_with_the_largest_expected_improvement
     assert few == strategy.pool.draw(np.random.default_rng(4), seen)
 
 
-def test_a_space_without_graphs_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_space_without_graphs_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(sys, 'path', [*sys.path, str(Path(__file__).parent / 'toys')])
     plugin = find_plugin('space', 'two_branches', {})
     with pytest.raises(ValueError, match='two-branches does not say what its networks are as graphs') as error:
@@ -233,7 +233,7 @@ def test_a_space_without_graphs_is_refused_in_one_line(monkeypatch: pytest.Monke
     assert '\n' not in str(error.value)
 
 
-def test_the_scorer_takes_labels_from_a_table(tmp_path: Path, monkeypatch, capsys) -> None:
+def test_the_scorer_takes_labels_from_a_table(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     table = ['arch,top1', *(f'{c}{d}001230,0.{c}{d}' for c in range(4) for d in range(4))]
     Path('labels.csv').write_text('\n'.join(table) + '\n')

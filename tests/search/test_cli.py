@@ -47,30 +47,30 @@ SMALL = [
 ]
 
 
-def command(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+def command(*arguments, cwd):
     return run_command(main, *arguments, cwd=cwd)
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen[str]:
+def start(*arguments, cwd):
     whole = [*COMMAND, 'run', '--config', 'digits', '--out', 'run', *arguments]
     return subprocess.Popen(whole, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(file: Path, process: subprocess.Popen[str]) -> None:
+def wait_for(file, process):
     """Return as soon as a file is there, or the process has ended."""
     while not file.exists() and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.02)
 
 
-def assert_mistake(result: subprocess.CompletedProcess[str], message: str) -> None:
+def assert_mistake(result, message):
     assert result.returncode == 2, result.stderr
     assert message in result.stderr
     lines = [line for line in result.stderr.strip().splitlines() if not line.startswith('warning: ')]
     assert len(lines) == 1, result.stderr
 
 
-def figures(run: Path) -> dict[str, list[dict[str, object]]]:
+def figures(run):
     """Everything measured, without times."""
     lines = {}
     for path in sorted(run.rglob('*.jsonl')):
@@ -80,7 +80,7 @@ def figures(run: Path) -> dict[str, list[dict[str, object]]]:
 
 
 @pytest.fixture(scope='module')
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def uninterrupted(tmp_path_factory):
     folder = tmp_path_factory.mktemp('whole')
     process = start(*SMALL, cwd=folder)
     _, errors = process.communicate()
@@ -88,7 +88,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / 'run'
 
 
-def test_run_leaves_a_timm_model_a_journal_and_a_report(uninterrupted: Path) -> None:
+def test_run_leaves_a_timm_model_a_journal_and_a_report(uninterrupted):
     model_dir = uninterrupted / 'retrain' / 'winner' / 'model'
     model = timm.create_model(f'local-dir:{model_dir}', pretrained=True).eval()
     result = json.loads((uninterrupted / 'retrain' / 'winner' / 'result.json').read_text())
@@ -101,7 +101,7 @@ def test_run_leaves_a_timm_model_a_journal_and_a_report(uninterrupted: Path) -> 
     assert result['path'] in (uninterrupted / 'report' / 'index.html').read_text()
 
 
-def test_killed_again_and_again_it_ends_with_the_same_numbers(uninterrupted: Path, tmp_path: Path) -> None:
+def test_killed_again_and_again_it_ends_with_the_same_numbers(uninterrupted, tmp_path):
     run = tmp_path / 'run'
     watched = ('learn/checkpoint.pt', 'linear/metrics.jsonl', 'search/journal.log', 'retrain/winner/checkpoint.pt')
     for name in watched:
@@ -115,7 +115,7 @@ def test_killed_again_and_again_it_ends_with_the_same_numbers(uninterrupted: Pat
     assert figures(run) == figures(uninterrupted)
 
 
-def test_interrupted_it_saves_first_and_ends_with_the_same_numbers(uninterrupted: Path, tmp_path: Path) -> None:
+def test_interrupted_it_saves_first_and_ends_with_the_same_numbers(uninterrupted, tmp_path):
     run = tmp_path / 'run'
     for stage, number, code in [('learn', signal.SIGTERM, 143), ('linear', signal.SIGINT, 130)]:
         never = [f'{name}.checkpoint_seconds=1000' for name in ('learn', 'linear')]  # only the signal can save
@@ -132,7 +132,7 @@ def test_interrupted_it_saves_first_and_ends_with_the_same_numbers(uninterrupted
     assert figures(run) == figures(uninterrupted)
 
 
-def test_a_second_process_on_the_same_directory_gets_one_line(tmp_path: Path) -> None:
+def test_a_second_process_on_the_same_directory_gets_one_line(tmp_path):
     run = tmp_path / 'run'
     first = start(*SMALL, 'learn.epochs=1000', cwd=tmp_path)
     wait_for(run / 'learn' / 'metrics.jsonl', first)
@@ -145,7 +145,7 @@ def test_a_second_process_on_the_same_directory_gets_one_line(tmp_path: Path) ->
     first.communicate()
 
 
-def test_a_finished_search_goes_on_when_more_candidates_are_asked_for(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_finished_search_goes_on_when_more_candidates_are_asked_for(uninterrupted, tmp_path):
     run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
     before = figures(run)['search/candidates.jsonl']
     arguments = ['search', '--config', 'digits', '--out', 'run', *SMALL]
@@ -158,7 +158,7 @@ def test_a_finished_search_goes_on_when_more_candidates_are_asked_for(uninterrup
     assert_mistake(command(*arguments, cwd=tmp_path), 'search.candidates: 8 there, 5 here')
 
 
-def test_a_search_whose_limits_leave_few_networks_ends_well(uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_search_whose_limits_leave_few_networks_ends_well(uninterrupted, tmp_path):
     run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
     for stage in ('search', 'retrain', 'report'):
         shutil.rmtree(run / stage)
@@ -195,7 +195,7 @@ MISTAKES = [
 
 
 @pytest.mark.parametrize(('arguments', 'message'), MISTAKES, ids=[' '.join(arguments) for arguments, _ in MISTAKES])
-def test_check_says_a_mistake_in_one_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+def test_check_says_a_mistake_in_one_line(arguments, message, tmp_path):
     config = [] if '--config' in arguments else ['--config', 'digits']
     assert_mistake(command('check', *config, *arguments, '--out', 'run', cwd=tmp_path), message)
     assert list(tmp_path.iterdir()) == []
@@ -231,9 +231,7 @@ BOMB = f'search:\n  options:\n    a0: &a0 {LONG}\n' + ''.join(
         ('[' * 3000, 'odd.yaml is not valid YAML'),
     ],
 )
-def test_configurations_from_elsewhere(
-    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
+def test_configurations_from_elsewhere(text, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path('odd.yaml').write_text(text)
     code = main(['check', '--config', 'digits', '--config', 'odd.yaml', '--out', 'run'])
@@ -249,7 +247,7 @@ def test_configurations_from_elsewhere(
         (['search.candidates=20'], 'lanas draws its first 24 candidates at random, so all of them'),
     ],
 )
-def test_check_warns_of_silent_traps(settings: list[str], message: str, capsys: pytest.CaptureFixture) -> None:
+def test_check_warns_of_silent_traps(settings, message, capsys):
     assert main(['check', '--config', 'digits', *settings]) == 0
     assert message in capsys.readouterr().err
 
@@ -280,15 +278,15 @@ torch.save({'step': 3}, NO_CHECKPOINT)
     ],
 )
 def test_a_damaged_file_is_named_with_what_to_do(
-    uninterrupted: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture,
-    name: str,
-    content: bytes,
-    stage: str,
-    message: str,
-) -> None:
+    uninterrupted,
+    tmp_path,
+    monkeypatch,
+    capsys,
+    name,
+    content,
+    stage,
+    message,
+):
     run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
     monkeypatch.chdir(tmp_path)
     if name != 'linear/done.json' and stage in ('linear', 'retrain'):
@@ -301,7 +299,7 @@ def test_a_damaged_file_is_named_with_what_to_do(
     assert f'run/{name}' in result.stderr
 
 
-def test_what_was_deleted_is_made_again(uninterrupted: Path, tmp_path: Path) -> None:
+def test_what_was_deleted_is_made_again(uninterrupted, tmp_path):
     """The remedy that the messages name."""
     run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
     for name in ('linear/classifier.safetensors', 'search/result.json', 'retrain/winner/result.json'):
@@ -314,9 +312,7 @@ def test_what_was_deleted_is_made_again(uninterrupted: Path, tmp_path: Path) -> 
         assert (run / name).read_bytes() == (uninterrupted / name).read_bytes()
 
 
-def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_room(
-    uninterrupted: Path, tmp_path: Path
-) -> None:
+def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_room(uninterrupted, tmp_path):
     """The limit on the size of files stands for the disk: the system refuses to write on, half-way."""
     run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
     shutil.rmtree(run / 'linear')
@@ -334,7 +330,7 @@ def test_on_a_full_disk_it_stops_with_one_line_and_goes_on_when_there_is_room(
     assert figures(run) == figures(uninterrupted)
 
 
-def test_the_page_needs_no_images(uninterrupted: Path, tmp_path: Path) -> None:
+def test_the_page_needs_no_images(uninterrupted, tmp_path):
     run = Path(shutil.copytree(uninterrupted, tmp_path / 'run'))
     settings = (run / 'config.yaml').read_text()
     (run / 'config.yaml').write_text(settings.replace('source: digits', f'source: folder\n  root: {tmp_path}/gone'))
@@ -344,7 +340,7 @@ def test_the_page_needs_no_images(uninterrupted: Path, tmp_path: Path) -> None:
     assert (run / 'report' / 'index.html').exists()
 
 
-def test_stages_look_at_the_same_before_they_write(tmp_path: Path) -> None:
+def test_stages_look_at_the_same_before_they_write(tmp_path):
     good = command('check', '--config', 'digits', '--out', 'run', cwd=tmp_path)
     assert (good.returncode, good.stdout) == (0, 'nothing to object: mini with 65,536 networks, 10 classes\n')
     assert_mistake(
@@ -355,7 +351,7 @@ def test_stages_look_at_the_same_before_they_write(tmp_path: Path) -> None:
     assert_mistake(missing, 'run the stage learn first')
 
 
-def test_a_directory_of_another_configuration_is_refused_with_the_difference(uninterrupted: Path) -> None:
+def test_a_directory_of_another_configuration_is_refused_with_the_difference(uninterrupted):
     before = figures(uninterrupted)
     arguments = ['run', '--config', 'digits', '--out', 'run', *SMALL, '--seed', '7']
     assert_mistake(command(*arguments, cwd=uninterrupted.parent), 'seed: 0 there, 7 here')
@@ -363,14 +359,14 @@ def test_a_directory_of_another_configuration_is_refused_with_the_difference(uni
 
 
 @pytest.mark.parametrize('name', ['digits', 'cifar10', 'cifar10-spos', 'imagenet1k'])
-def test_shown_configuration_reads_back(name: str, tmp_path: Path) -> None:
+def test_shown_configuration_reads_back(name, tmp_path):
     shown = command('run', '--config', name, 'learn.lr=0.125', '--show', cwd=tmp_path)
     assert 'lr: 0.125' in shown.stdout
     (tmp_path / 'copy.yaml').write_text(shown.stdout)
     assert command('run', '--config', 'copy.yaml', '--show', cwd=tmp_path).stdout == shown.stdout
 
 
-def test_settings_are_plain_numbers_whose_checkpoints_can_be_read() -> None:
+def test_settings_are_plain_numbers_whose_checkpoints_can_be_read():
     """The types that check bounds must not reach an optimizer: torch refuses them in a checkpoint."""
     config = parse_config(['digits'], ['learn.momentum=0.5', 'retrain.lr=0.25', 'search.limits.params=3e6'])
     settings = [config.learn.momentum, config.retrain.lr, config.search.limits['params'], *config.data.std]

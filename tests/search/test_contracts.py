@@ -38,23 +38,23 @@ SPACE = 'two_branches'
 
 
 @pytest.fixture(autouse=True)
-def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+def toys(monkeypatch):
     monkeypatch.setattr(sys, 'path', [*sys.path, str(TOYS)])
 
 
-def space(name: str = SPACE, options: dict | None = None, image_size: int = 32):
+def space(name=SPACE, options=None, image_size=32):
     plugin = find_plugin('space', name, options or {})
     return plugin.create(plugin.options, image_size=image_size, num_classes=10)
 
 
-def supernet(name: str = SPACE, options: dict | None = None, image_size: int = 32, kind: str | None = None):
+def supernet(name=SPACE, options=None, image_size=32, kind=None):
     given = space(name, options, image_size)
     plugin = find_plugin('supernet', kind or given.supernet, {})
     with seeded_scope(0, 'test'):
         return plugin.create(given, plugin.options)
 
 
-def method(name: str):
+def method(name):
     plugin = find_plugin('method', name, METHOD_OPTIONS.get(name, {}))
     network = supernet(*METHOD_SPACES.get(name, ()), kind=getattr(plugin.module, 'SUPERNET', None))
     with seeded_scope(0, 'test/method'):
@@ -62,27 +62,27 @@ def method(name: str):
 
 
 @pytest.mark.parametrize('name', [*(n for n in BUILTIN['space'] if n != 'resnest50'), SPACE])
-def test_spaces(name: str) -> None:
+def test_spaces(name):
     testing.check_space(space(name))
 
 
 @pytest.mark.parametrize('name', [*(n for n in BUILTIN['space'] if n != 'resnest50'), SPACE])
-def test_supernets(name: str) -> None:
+def test_supernets(name):
     testing.check_supernet(supernet(name))
 
 
 @pytest.mark.parametrize('name', [*BUILTIN['method'], 'all_choices', 'logits'])
-def test_methods(name: str) -> None:
+def test_methods(name):
     testing.check_method(lambda: method(name), image_size=METHOD_SPACES.get(name, ('', {}, 32))[2])
 
 
 @pytest.mark.parametrize('name', [*BUILTIN['strategy'], 'optuna:NSGAIISampler', 'optuna:CmaEsSampler'])
-def test_strategies(name: str) -> None:
+def test_strategies(name):
     plugin, mini = find_plugin('strategy', name, STRATEGY_OPTIONS.get(name, {})), space('mini')
     testing.check_strategy(lambda limits: plugin.create(mini, plugin.options, limits))
 
 
-def test_a_broken_space_is_found() -> None:
+def test_a_broken_space_is_found():
     class Lies(type(space())):
         def costs(self, paths):
             return {name: values + 1 for name, values in super().costs(paths).items()}
@@ -91,7 +91,7 @@ def test_a_broken_space_is_found() -> None:
         testing.check_space(Lies(8, 32, 10))
 
 
-def test_a_supernet_that_uses_what_it_hides_is_found() -> None:
+def test_a_supernet_that_uses_what_it_hides_is_found():
     class Hides(type(supernet())):
         def path_modules(self, path):
             return super().path_modules(path)[:2] if self.hiding else super().path_modules(path)
@@ -108,7 +108,7 @@ def test_a_supernet_that_uses_what_it_hides_is_found() -> None:
         testing.check_supernet(broken)
 
 
-def test_a_method_with_state_beside_its_state_dict_is_found() -> None:
+def test_a_method_with_state_beside_its_state_dict_is_found():
     class Forgets(type(method('all_choices'))):
         steps = 0
 
@@ -125,7 +125,7 @@ def test_a_method_with_state_beside_its_state_dict_is_found() -> None:
         testing.check_method(create)
 
 
-def test_a_strategy_with_a_memory_is_found() -> None:
+def test_a_strategy_with_a_memory_is_found():
     plugin, mini = find_plugin('strategy', 'random', {}), space('mini')
 
     class Remembers(type(plugin.create(mini, plugin.options, testing.Limits()))):
@@ -140,7 +140,7 @@ def test_a_strategy_with_a_memory_is_found() -> None:
         testing.check_strategy(lambda limits: Remembers(mini, limits))
 
 
-def test_all_choices_of_a_position_get_a_gradient_and_one_update() -> None:
+def test_all_choices_of_a_position_get_a_gradient_and_one_update():
     """m backward passes accumulate on one batch: the update is that of the sum of the losses."""
     ours, config = method('all_choices'), testing.LearnConfig(lr=0.1, momentum=0.0, weight_decay=0.0)
     step = testing.MemoryStep(ours, ours.optimizers(config), 8, 32, 10)
@@ -160,12 +160,12 @@ def test_all_choices_of_a_position_get_a_gradient_and_one_update() -> None:
 
 
 @pytest.mark.parametrize('name', ['evolution', 'pinas'])
-def test_strategies_beat_random_search_on_a_separable_score(name: str) -> None:
+def test_strategies_beat_random_search_on_a_separable_score(name):
     """What they propose after 40 random paths. The mean of 80 random ones was 3.86 to 3.95 in four seeds."""
     mini = space('mini')
     weights = torch.rand(8, 4, generator=torch.Generator().manual_seed(0)).numpy()
 
-    def later(strategy_name: str, options: dict, seed: int) -> float:
+    def later(strategy_name, options, seed):
         plugin = find_plugin('strategy', strategy_name, options)
         proposer = testing.Proposer(plugin.create(mini, plugin.options, testing.Limits()), seed=seed)
         for _ in range(120):

@@ -24,7 +24,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from pinas_search.cli import main
 from pinas_search.config import Config, DataConfig, EvaluateConfig, LearnConfig, SearchConfig
 from pinas_search.data import Batch, InMemoryImages, Splits
-from pinas_search.methods.dna import BlockRating, Dna, Options, create
+from pinas_search.methods.dna import BlockRating, Options, create
 from pinas_search.randomness import seeded_scope
 from pinas_search.spaces import Limits, Space, mini, nasbench201
 from pinas_search.strategies.traversal import best_paths
@@ -35,7 +35,7 @@ CONFIG = LearnConfig(lr=0.5)
 pytestmark = pytest.mark.filterwarnings('ignore:the teacher pinas_mini has random weights')
 
 
-def method(**options) -> Dna:
+def method(**options):
     """A supernet of ``mini`` behind an untrained teacher, with weights that are nowhere zero."""
     with seeded_scope(0, 'test/dna'):
         ours = create(ResNeStSupernet(mini()), Options(teacher='pinas_mini', **options), 10)
@@ -49,22 +49,22 @@ def method(**options) -> Dna:
 class DoubleStep(MemoryStep):
     only: str | None = None
 
-    def batch(self, stream: str = 'train') -> Batch:
+    def batch(self, stream='train'):
         batch = super().batch(stream)
         return Batch(batch.images.double(), batch.labels)
 
-    def update(self, optimizer: str = 'weights', **more) -> None:
+    def update(self, optimizer='weights', **more):
         if self.only in (None, optimizer):
             super().update(optimizer, **more)
         else:
             self.method.zero_grad(set_to_none=True)
 
 
-def step_of(ours: Dna, **more) -> DoubleStep:
+def step_of(ours, **more):
     return DoubleStep(ours, ours.optimizers(CONFIG), 4, 16, 10, **more)
 
 
-def in_turn(supernet: ResNeStSupernet, stage: int, path, x: torch.Tensor) -> torch.Tensor:
+def in_turn(supernet, stage, path, x):
     """A stage of the paper's network, by the names of its modules."""
     if stage == 0:
         x = supernet.maxpool(supernet.act1(supernet.bn1(supernet.conv1(x))))
@@ -73,7 +73,7 @@ def in_turn(supernet: ResNeStSupernet, stage: int, path, x: torch.Tensor) -> tor
     return x
 
 
-def test_a_step_is_an_adam_step_of_each_block_on_its_own_loss() -> None:
+def test_a_step_is_an_adam_step_of_each_block_on_its_own_loss():
     ours = method().double()
     step = step_of(ours, epoch=2)
     reference, images = copy.deepcopy(ours).train(), step.batch().images[0]
@@ -105,7 +105,7 @@ def test_a_step_is_an_adam_step_of_each_block_on_its_own_loss() -> None:
 
 
 @pytest.mark.parametrize('norm', ['batch', 'running'])
-def test_a_step_moves_the_path_and_neither_the_teacher_nor_other_blocks(norm: str) -> None:
+def test_a_step_moves_the_path_and_neither_the_teacher_nor_other_blocks(norm):
     ours = method(teacher_norm=norm).double()
     step = step_of(ours, only='block-2')
     before, path = copy.deepcopy(ours), mini().sample(step.generator('paths'))
@@ -122,7 +122,7 @@ def test_a_step_moves_the_path_and_neither_the_teacher_nor_other_blocks(norm: st
     assert {name.rpartition('.')[0] for name in moved} >= {'translations.leave.1', f'network.layer2.1.{path[3]}.conv1'}
 
 
-def test_the_teacher_normalises_by_the_batch_or_by_its_running_statistics() -> None:
+def test_the_teacher_normalises_by_the_batch_or_by_its_running_statistics():
     images = torch.randn(4, 3, 16, 16)
     for norm, differs in (('batch', True), ('running', False)):
         ours = method(teacher_norm=norm)
@@ -130,7 +130,7 @@ def test_the_teacher_normalises_by_the_batch_or_by_its_running_statistics() -> N
         assert (not torch.allclose(whole[:2], alone, atol=1e-4)) == differs
 
 
-def test_blocks_learn_to_imitate() -> None:
+def test_blocks_learn_to_imitate():
     ours = method()
     optimizers = ours.optimizers(CONFIG)
     step = MemoryStep(ours, optimizers, 16, 16, 10)
@@ -138,7 +138,7 @@ def test_blocks_learn_to_imitate() -> None:
     assert last < 0.7 * first
 
 
-def test_the_teacher_is_not_in_the_state_dict() -> None:
+def test_the_teacher_is_not_in_the_state_dict():
     ours, other = method(), method()
     state = ours.state_dict()
     assert not [name for name in state if 'teacher' in name]
@@ -147,7 +147,7 @@ def test_the_teacher_is_not_in_the_state_dict() -> None:
         other.load_state_dict({name: t for name, t in state.items() if 'translations' not in name})
 
 
-def test_feature_maps_are_chosen_by_their_strides(tmp_path: Path) -> None:
+def test_feature_maps_are_chosen_by_their_strides(tmp_path):
     with pytest.warns(UserWarning, match='the teacher resnet10t has random weights'):
         ours = create(ResNeStSupernet(mini()), Options(teacher='resnet10t'), 10)
     images = torch.zeros(2, 3, 32, 32)
@@ -166,13 +166,13 @@ def test_feature_maps_are_chosen_by_their_strides(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings('ignore:the teacher')
-def test_a_teacher_that_does_not_fit_is_refused_in_one_line(options: dict, message: str) -> None:
+def test_a_teacher_that_does_not_fit_is_refused_in_one_line(options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as error:
         create(ResNeStSupernet(mini()), Options(**options), 10)
     assert '\n' not in str(error.value)
 
 
-def test_a_space_that_is_no_chain_is_refused_before_work_begins(tmp_path: Path, capsys) -> None:
+def test_a_space_that_is_no_chain_is_refused_before_work_begins(tmp_path, capsys):
     settings = ['space=nasbench201', 'learn.method=dna', 'learn.options={teacher: pinas_mini}', 'threads=1']
     assert main(['check', '--config', 'digits', '--out', str(tmp_path / 'run'), *settings]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith('warning: ')]
@@ -181,7 +181,7 @@ def test_a_space_that_is_no_chain_is_refused_before_work_begins(tmp_path: Path, 
     assert isinstance(nasbench201(), Space)
 
 
-def rating(ours: Dna, **evaluate) -> BlockRating:
+def rating(ours, **evaluate):
     noise = torch.Generator().manual_seed(1)
     labels = torch.arange(48) % 10
     shown = InMemoryImages(torch.randint(0, 255, (48, 3, 16, 16), generator=noise).to(torch.uint8), labels)
@@ -192,7 +192,7 @@ def rating(ours: Dna, **evaluate) -> BlockRating:
 
 
 @pytest.mark.parametrize('loss', ['l1', 'mse'])
-def test_a_rating_is_the_relative_difference_to_the_teacher(loss: str) -> None:
+def test_a_rating_is_the_relative_difference_to_the_teacher(loss):
     ours, path = method(rating=loss), (3, 1, 0, 2, 2, 0, 1, 3)
     scorer = rating(ours, batches=1)
     (score,) = scorer.score([path])
@@ -227,7 +227,7 @@ def test_a_rating_is_the_relative_difference_to_the_teacher(loss: str) -> None:
     assert [n for n in score.extra if other.extra[n] != score.extra[n]] == ['loss_1']
 
 
-def test_the_best_of_all_paths_is_found_from_the_ratings_of_the_blocks() -> None:
+def test_the_best_of_all_paths_is_found_from_the_ratings_of_the_blocks():
     ours = method()
     scorer = rating(ours, batches=1, max_images=16)
     # Real ratings of the first block; those of the others are long to compute and known here.
@@ -251,7 +251,7 @@ def test_the_best_of_all_paths_is_found_from_the_ratings_of_the_blocks() -> None
     st.booleans(),
 )
 @settings(max_examples=150)
-def test_the_traversal_finds_what_brute_force_finds(numbers, count, params, macs, additive) -> None:
+def test_the_traversal_finds_what_brute_force_finds(numbers, count, params, macs, additive):
     space = toy(2, 3, 2, 2, 3)
     parts = [list(itertools.product(*(range(m) for m in block))) for block in ((2, 3), (2, 2), (3,))]
     values = iter(numbers)
@@ -272,7 +272,7 @@ def test_the_traversal_finds_what_brute_force_finds(numbers, count, params, macs
 class Opaque(Space):
     """A space of which only whole paths have a cost."""
 
-    def __init__(self, inner: Space) -> None:
+    def __init__(self, inner):
         self.inner, self.name, self.num_choices = inner, 'opaque', inner.num_choices
 
     def costs(self, paths):
@@ -285,7 +285,7 @@ class Opaque(Space):
         return self.inner.build(path, **options)
 
 
-def test_the_traversal_ends_branches_early() -> None:
+def test_the_traversal_ends_branches_early():
     """4^16 combinations; going through them would take hours."""
     space, rng = toy(*[4] * 16), np.random.default_rng(0)
     blocks = [{p: float(rng.random()) for p in itertools.product(range(4), repeat=n)} for n in (3, 4, 6, 3)]
@@ -295,14 +295,14 @@ def test_the_traversal_ends_branches_early() -> None:
     assert limits.allow(space, np.array([path for path, _ in found])).all()
 
 
-def test_the_traversal_refuses_what_is_no_path() -> None:
+def test_the_traversal_refuses_what_is_no_path():
     with pytest.raises(ValueError, match='do not make up a path of toy, which has 3 positions'):
         best_paths(toy(2, 2, 2), [{(0,): 1.0}, {(0,): 1.0}])
     with pytest.raises(ValueError, match='count is 0'):
         best_paths(toy(2), [{(0,): 1.0}], count=0)
 
 
-def test_a_killed_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
+def test_a_killed_run_ends_with_the_same_numbers(tmp_path):
     """Learning with DNA, then a search in the latent space of arch2vec for its score."""
     arch2vec = 'graphs: 40, epochs: 1, initial: 3, candidates: 40, fit_epochs: 3'
     run = [
@@ -326,7 +326,7 @@ def test_a_killed_run_ends_with_the_same_numbers(tmp_path: Path) -> None:
         assert process.returncode == -signal.SIGKILL, f'the run ended before {watched} was seen'
     assert main([*run, '--out', str(killed)]) == 0
 
-    def figures(folder: Path) -> dict[str, list[dict]]:
+    def figures(folder):
         found = {}
         for file in ('learn/metrics.jsonl', 'search/candidates.jsonl', 'search/result.json'):
             records = [json.loads(line) for line in (folder / file).read_text().splitlines()] if 'jsonl' in file else []

@@ -15,7 +15,7 @@ from torch import nn
 from pinas_search.config import Config, DataConfig, EvaluateConfig, LinearConfig, SearchConfig, ViewConfig
 from pinas_search.data import InMemoryImages, Splits, normalize
 from pinas_search.recalibrate import recalibrate_bn
-from pinas_search.scoring import CandidateEvaluator, Judgement, Score, judge, pack, unpack
+from pinas_search.scoring import CandidateEvaluator, Judgement, judge, pack, unpack
 from pinas_search.spaces import mini
 from pinas_search.supernets import ResNeStSupernet
 from pinas_search.testing import GivenRun
@@ -28,12 +28,12 @@ DATA = DataConfig()
 
 
 @pytest.fixture
-def supernet() -> ResNeStSupernet:
+def supernet():
     torch.manual_seed(0)
     return ResNeStSupernet(mini())
 
 
-def images(count: int, classes: int, seed: int) -> InMemoryImages:
+def images(count, classes, seed):
     """Images sorted by class, as folders list them; a class has a brightness of its own."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) * classes // count
@@ -41,7 +41,7 @@ def images(count: int, classes: int, seed: int) -> InMemoryImages:
     return InMemoryImages((noise + labels.view(-1, 1, 1, 1) * 200 // classes).to(torch.uint8), labels)
 
 
-def evaluator(supernet: ResNeStSupernet, train: InMemoryImages, held_out: InMemoryImages, **options):
+def evaluator(supernet, train, held_out, **options):
     torch.manual_seed(1)
     head = nn.Linear(supernet.num_features, 4)
     config = Config(
@@ -54,17 +54,17 @@ def evaluator(supernet: ResNeStSupernet, train: InMemoryImages, held_out: InMemo
     return CandidateEvaluator(GivenRun(config, Path(), supernet, head, splits)), head
 
 
-def score_of(scorer: CandidateEvaluator, path: tuple[int, ...]) -> Score:
+def score_of(scorer, path):
     return scorer.score([path])[0]
 
 
 @torch.no_grad()
-def test_score_is_the_accuracy_after_recalibration_on_the_training_images(supernet: ResNeStSupernet) -> None:
+def test_score_is_the_accuracy_after_recalibration_on_the_training_images(supernet):
     train, held_out = images(64, 4, 0), images(60, 4, 1)
     scorer, head = evaluator(supernet, train, held_out, batches=1, batch_size=64)
     measured = scorer.score([PATH, PATH])
 
-    def whole(source: InMemoryImages) -> torch.Tensor:
+    def whole(source):
         (batch,) = source.center_crops([torch.arange(len(source))])
         return normalize(batch.images, DATA.mean, DATA.std)
 
@@ -82,7 +82,7 @@ def test_score_is_the_accuracy_after_recalibration_on_the_training_images(supern
     assert scorer.facts == known
 
 
-def test_which_images_are_right_is_recorded_in_one_order_for_all_paths() -> None:
+def test_which_images_are_right_is_recorded_in_one_order_for_all_paths():
     images_, labels = torch.zeros(7, 3, 2, 2), torch.tensor([0, 1, 0, 1, 1, 0, 1])
     always_0 = judge(
         lambda x: torch.tensor([[1.0, 0.0]]).expand(len(x), 2), [(images_[:4], labels[:4]), (images_[4:], labels[4:])]
@@ -95,18 +95,18 @@ def test_which_images_are_right_is_recorded_in_one_order_for_all_paths() -> None
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=200))
-def test_packed_bits_come_back(bits: list[bool]) -> None:
+def test_packed_bits_come_back(bits):
     assert unpack(pack(torch.tensor(bits))).tolist() == bits
 
 
-def test_damaged_bits_are_named() -> None:
+def test_damaged_bits_are_named():
     with pytest.raises(ValueError, match="record of right and wrong images is damaged: '5:no bits'"):
         unpack('5:no bits')
 
 
 @given(st.integers(0, 99_999), st.floats(0, 1e6), st.floats(0, 1e6))
-def test_cross_entropy_decides_between_equal_accuracies_and_nothing_else(right: int, low: float, high: float) -> None:
-    def value(count: int, loss: float) -> float:
+def test_cross_entropy_decides_between_equal_accuracies_and_nothing_else(right, low, high):
+    def value(count, loss):
         return Judgement(torch.arange(100_000) < count, loss).score.value
 
     assert value(right + 1, math.inf) > value(right, 0.0)
@@ -114,7 +114,7 @@ def test_cross_entropy_decides_between_equal_accuracies_and_nothing_else(right: 
         assert value(right, low) > value(right, high)
 
 
-def test_few_calibration_images_come_from_all_classes(supernet: ResNeStSupernet) -> None:
+def test_few_calibration_images_come_from_all_classes(supernet):
     """The mean of the stem's input tells which images were used: those of the first folder alone are much darker."""
     train = images(1000, 4, 0)
     evaluator(supernet, train, images(8, 4, 1), batches=2, batch_size=100)[0].score([PATH])
@@ -127,19 +127,19 @@ def test_few_calibration_images_come_from_all_classes(supernet: ResNeStSupernet)
     assert (few - every).norm() < 0.3 * (first_class - every).norm()
 
 
-def test_the_order_of_candidates_does_not_matter(supernet: ResNeStSupernet) -> None:
+def test_the_order_of_candidates_does_not_matter(supernet):
     score, _ = evaluator(supernet, images(128, 4, 0), images(80, 4, 1), batches=2, batch_size=64)
     other = (0,) * 8
     assert score.score([PATH, other]) == score.score([other, PATH])[::-1]
 
 
-def test_max_images(supernet: ResNeStSupernet) -> None:
+def test_max_images(supernet):
     score, _ = evaluator(supernet, images(64, 4, 0), images(80, 4, 1), batches=1, batch_size=32, max_images=40)
     assert score.num_scored == 40
     assert len(unpack(score_of(score, PATH).correct)) == 40
 
 
-def test_without_recalibration_it_warns_and_leaves_the_statistics_alone(supernet: ResNeStSupernet) -> None:
+def test_without_recalibration_it_warns_and_leaves_the_statistics_alone(supernet):
     with pytest.warns(UserWarning, match='recalibrate is off'):
         score, _ = evaluator(supernet, images(64, 4, 0), images(8, 4, 1), recalibrate=False)
     before = {name: tensor.clone() for name, tensor in supernet.state_dict().items()}
@@ -148,6 +148,6 @@ def test_without_recalibration_it_warns_and_leaves_the_statistics_alone(supernet
     assert score.num_calibration == 0
 
 
-def test_no_held_out_images(supernet: ResNeStSupernet) -> None:
+def test_no_held_out_images(supernet):
     with pytest.raises(ValueError, match='held_out_per_class above 0'):
         evaluator(supernet, images(64, 4, 0), images(64, 4, 1).subset(torch.arange(0)))

@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 from datetime import datetime, timedelta
-from pathlib import Path
 
 import optuna
 import pytest
@@ -37,11 +36,11 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def paths(count: int) -> list[tuple[int, ...]]:
+def paths(count):
     return [SPACE.decode(f'{i:08o}'.replace('4', '0')) for i in range(count)]
 
 
-def fill(file: Path, accuracies: list[float], losses: list[float]) -> Trials:
+def fill(file, accuracies, losses):
     """One candidate a minute, each of which takes 20 seconds."""
     trials = Trials(file, SPACE)
     for i, (path, accuracy, loss) in enumerate(zip(paths(len(losses)), accuracies, losses, strict=True)):
@@ -51,16 +50,16 @@ def fill(file: Path, accuracies: list[float], losses: list[float]) -> Trials:
     return trials
 
 
-def load_study(file: Path) -> optuna.Study:
+def load_study(file):
     """As anyone would, without this package."""
     return optuna.load_study(study_name='search', storage=JournalStorage(JournalFileBackend(str(file))))
 
 
-def run(code: str, cwd: Path) -> subprocess.CompletedProcess:
+def run(code, cwd):
     return subprocess.run([sys.executable, '-c', code], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
-def test_stock_optuna_names_the_winner_also_when_accuracies_tie(tmp_path: Path) -> None:
+def test_stock_optuna_names_the_winner_also_when_accuracies_tie(tmp_path):
     trials = fill(tmp_path / 'journal.log', [0.5, 0.9, 0.9, 0.9], [0.1, 0.7, 0.3, 0.4])
     winner = min(trials.candidates(), key=lambda candidate: candidate.order)
     best = load_study(tmp_path / 'journal.log').best_trial
@@ -70,7 +69,7 @@ def test_stock_optuna_names_the_winner_also_when_accuracies_tie(tmp_path: Path) 
     assert (winner.params, winner.macs) == tuple(vars(SPACE.cost(paths(4)[2])).values())
 
 
-def test_trials_carry_their_real_times(tmp_path: Path) -> None:
+def test_trials_carry_their_real_times(tmp_path):
     candidates = fill(tmp_path / 'journal.log', [0.5, 0.6], [1.0, 1.0]).candidates()
     for i, trial in enumerate(load_study(tmp_path / 'journal.log').trials):
         assert trial.datetime_start == FIRST + timedelta(minutes=i)
@@ -78,7 +77,7 @@ def test_trials_carry_their_real_times(tmp_path: Path) -> None:
         assert candidates[i].seconds == 20
 
 
-def test_history_and_export_hold_what_was_written(tmp_path: Path) -> None:
+def test_history_and_export_hold_what_was_written(tmp_path):
     trials = fill(tmp_path / 'journal.log', [0.5, 0.25], [1.0, 2.0])
     trials.fail(paths(3)[2], 'it broke', FIRST, FIRST)
     history = Trials(tmp_path / 'journal.log', SPACE).history()
@@ -93,7 +92,7 @@ def test_history_and_export_hold_what_was_written(tmp_path: Path) -> None:
     ]
 
 
-def test_foreign_trials_are_ignored_with_a_warning(tmp_path: Path) -> None:
+def test_foreign_trials_are_ignored_with_a_warning(tmp_path):
     fill(tmp_path / 'journal.log', [0.5], [1.0])
     study = load_study(tmp_path / 'journal.log')
     ours = study.trials[0]
@@ -115,14 +114,14 @@ def test_foreign_trials_are_ignored_with_a_warning(tmp_path: Path) -> None:
         assert len(trials.history()) == 1
 
 
-def test_a_lock_left_by_a_kill_does_not_stop_the_next_start(tmp_path: Path) -> None:
+def test_a_lock_left_by_a_kill_does_not_stop_the_next_start(tmp_path):
     assert run(WRITE + DIE, tmp_path).returncode == -signal.SIGKILL
     result = run(WRITE + 'print(len(trials.candidates()))', tmp_path)  # a relative path, as on the command line
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == '2'
 
 
-def test_half_a_last_line_is_dropped_and_damage_elsewhere_is_named(tmp_path: Path) -> None:
+def test_half_a_last_line_is_dropped_and_damage_elsewhere_is_named(tmp_path):
     file = tmp_path / 'journal.log'
     fill(file, [0.5, 0.6], [1.0, 1.0])
     whole = file.read_bytes()

@@ -49,12 +49,12 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def cells(space=SMALL) -> NASBench201Supernet:
+def cells(space=SMALL):
     torch.manual_seed(0)
     return NASBench201Supernet(space)
 
 
-def make(cls, supernet: nn.Module | None = None, **options):
+def make(cls, supernet=None, **options):
     """A method in double precision, its architecture parameters not at their start."""
     torch.manual_seed(1)
     method = cls(supernet or cells(), CLASSES, **options).double().train()
@@ -68,53 +68,53 @@ def make(cls, supernet: nn.Module | None = None, **options):
 class Watched(testing.MemoryStep):
     """A step on images in double precision that notes the gradients and factors of every update."""
 
-    def batch(self, stream: str = 'train') -> Batch:
+    def batch(self, stream='train'):
         batch = super().batch(stream)
         return Batch(batch.images.double(), batch.labels)
 
-    def update(self, optimizer: str = 'weights', *, max_norm: float | None = None, lr_factor: float = 1.0) -> None:
+    def update(self, optimizer='weights', *, max_norm=None, lr_factor=1.0):
         named = {id(p): name for name, p in self.method.named_parameters()}
         parameters = [p for group in self.all_optimizers[optimizer].param_groups for p in group['params']]
         gradients = {named[id(p)]: p.grad.clone() for p in parameters if p.grad is not None}
         self.updates = {**getattr(self, 'updates', {}), optimizer: (gradients, lr_factor)}
         super().update(optimizer, max_norm=max_norm, lr_factor=lr_factor)
 
-    def gradients(self, optimizer: str = 'weights') -> dict[str, torch.Tensor]:
+    def gradients(self, optimizer='weights'):
         return self.updates[optimizer][0]
 
 
-def one_step(method, optimizers=None, **fields) -> tuple[Watched, dict[str, torch.Tensor]]:
+def one_step(method, optimizers=None, **fields):
     step = Watched(method, optimizers or method.optimizers(PLAIN), 4, SIZE, CLASSES, **fields)
     return step, method.step(step)
 
 
-def cross_entropy(method, batch: Batch, feature_map: torch.Tensor, smoothing: float = 0.0) -> torch.Tensor:
+def cross_entropy(method, batch, feature_map, smoothing=0.0):
     logits = feature_map.mean((2, 3)) @ method.fc.weight.T + method.fc.bias
     target = F.one_hot(batch.labels, CLASSES).double() * (1 - smoothing) + smoothing / CLASSES
     return -(target * logits.log_softmax(1)).sum(1).mean()
 
 
-def path_loss(method, batch: Batch, path, smoothing: float = 0.0) -> torch.Tensor:
+def path_loss(method, batch, path, smoothing=0.0):
     return cross_entropy(method, batch, method.network(batch.images[0], path), smoothing)
 
 
-def gradients_of(method, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+def gradients_of(method, loss):
     names, parameters = zip(*((n, p) for n, p in method.named_parameters() if p.requires_grad), strict=True)
     found = torch.autograd.grad(loss, parameters, allow_unused=True)
     return {name: g for name, g in zip(names, found, strict=True) if g is not None}
 
 
-def assert_equal(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+def assert_equal(actual, expected):
     assert set(actual) == set(expected)
     for name, tensor in expected.items():
         torch.testing.assert_close(actual[name], tensor, rtol=1e-9, atol=1e-12, msg=lambda m, name=name: f'{name}: {m}')
 
 
-def hard(path, value: float = 1.0) -> list[dict[int, torch.Tensor]]:
+def hard(path, value=1.0):
     return [{c: torch.tensor(value, dtype=torch.float64)} for c in path]
 
 
-def gate_gradients(loss, gates: list[dict[int, torch.Tensor]], width: int = 5) -> np.ndarray:
+def gate_gradients(loss, gates, width=5):
     """∂loss/∂gate of every gate by central differences, [L, m]."""
     table = np.zeros((len(gates), width))
     for position, weights in enumerate(gates):
@@ -131,7 +131,7 @@ def gate_gradients(loss, gates: list[dict[int, torch.Tensor]], width: int = 5) -
 
 class TestGates:
     @pytest.mark.parametrize('training', [True, False])
-    def test_one_gate_of_one_is_the_path(self, training: bool) -> None:
+    def test_one_gate_of_one_is_the_path(self, training):
         x = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
         numbers = torch.Generator().manual_seed(1)
         torch.manual_seed(0)
@@ -144,7 +144,7 @@ class TestGates:
                 assert torch.equal(gated, expected)
                 assert all(map(torch.equal, one.state_dict().values(), two.state_dict().values()))
 
-    def test_cells_are_the_weighted_sum_of_all_their_operations(self) -> None:
+    def test_cells_are_the_weighted_sum_of_all_their_operations(self):
         """Every operation of every edge, node by node, as the cell is defined."""
         network = cells().double().eval()
         x = torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -165,7 +165,7 @@ class TestGates:
         gates = [{c: w for c, w in enumerate(row) if w > 0} for row in weights]
         torch.testing.assert_close(network.forward_gated(x, gates), network.lastact(expected))
 
-    def test_only_what_has_a_gate_runs_and_gates_get_the_scalar_product(self) -> None:
+    def test_only_what_has_a_gate_runs_and_gates_get_the_scalar_product(self):
         network = cells().double()
         x = torch.randn(2, 3, SIZE, SIZE, dtype=torch.float64)
         gates = [{c: torch.tensor(0.5, dtype=torch.float64, requires_grad=True) for c in (3, 4)} for _ in range(6)]
@@ -177,7 +177,7 @@ class TestGates:
             for choice, gate in weights.items():
                 assert float(gate.grad) == pytest.approx(measured[position, choice], rel=1e-5)
 
-    def test_mistakes(self) -> None:
+    def test_mistakes(self):
         one = torch.tensor(1.0)
         images = torch.zeros(2, 3, SIZE, SIZE)
         with pytest.raises(ValueError, match='has 6 positions, got gates of 5'):
@@ -190,13 +190,13 @@ class TestGates:
 
 class TestArchitectureParameters:
     @staticmethod
-    def parameters(space=SMALL) -> ArchitectureParameters:
+    def parameters(space=SMALL):
         architecture = ArchitectureParameters(space).double()
         with torch.no_grad():
             architecture.logits.normal_(generator=torch.Generator().manual_seed(0))
         return architecture
 
-    def test_probabilities_of_all_paths_add_up_to_one(self) -> None:
+    def test_probabilities_of_all_paths_add_up_to_one(self):
         space = SMALL.without('none', 'skip_connect')
         architecture = self.parameters(space)
         paths = list(itertools.product(*space.allowed))
@@ -211,7 +211,7 @@ class TestArchitectureParameters:
         facts = LogProbability(architecture).facts
         assert facts['most_likely'] == ''.join(map(str, architecture.most_likely()))
 
-    def test_samples_follow_the_probabilities(self) -> None:
+    def test_samples_follow_the_probabilities(self):
         space = SMALL.without('none')
         architecture, numbers = self.parameters(space), torch.Generator().manual_seed(0)
         drawn = np.array([architecture.sample(numbers) for _ in range(2000)])
@@ -225,13 +225,13 @@ class TestArchitectureParameters:
 class TestFairNas:
     @settings(max_examples=10)
     @given(st.integers(0, 2**31))
-    def test_the_paths_hold_every_choice_once(self, seed: int) -> None:
+    def test_the_paths_hold_every_choice_once(self, seed):
         for space in (SMALL, SMALL.without('none', 'skip_connect')):
             paths = FairNas(cells(space), CLASSES).draw_paths(torch.Generator().manual_seed(seed))
             for position, choices in enumerate(space.allowed):
                 assert sorted(path[position] for path in paths) == list(choices)
 
-    def test_the_update_is_the_formula(self) -> None:
+    def test_the_update_is_the_formula(self):
         """One step on the sum of the m losses, where what all paths share learns from their mean."""
         ours = make(FairNas)
         reference = copy.deepcopy(ours)
@@ -248,7 +248,7 @@ class TestFairNas:
             after = before - 0.1 * expected[name] if name in expected else before
             torch.testing.assert_close(ours.get_parameter(name), after)
 
-    def test_every_block_is_trained_once_and_what_is_shared_m_times(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_every_block_is_trained_once_and_what_is_shared_m_times(self, monkeypatch):
         monkeypatch.syspath_prepend(str(Path(__file__).parent / 'toys'))
         import two_branches
 
@@ -261,7 +261,7 @@ class TestFairNas:
             one_step(method, number=number)
             assert counts == {name: (number + 1) * (3 if name.startswith('fc') else 1) for name in counts}
 
-    def test_without_accumulation_each_path_is_used_once(self) -> None:
+    def test_without_accumulation_each_path_is_used_once(self):
         """Bug of PA-DA's FairNAS: its list of paths was never emptied, so that an epoch had the first five only."""
         method = make(FairNas, accumulate=False)
         optimizers, used = method.optimizers(PLAIN), []
@@ -279,7 +279,7 @@ class TestFairNas:
             one_step(strict, number=number)
         assert drawn[:5] != drawn[5:]
 
-    def test_positions_with_different_numbers_of_choices_are_refused(self) -> None:
+    def test_positions_with_different_numbers_of_choices_are_refused(self):
         class Uneven(type(SMALL)):
             allowed = ((0, 1), *((0, 1, 2, 3, 4),) * 5)
 
@@ -287,7 +287,7 @@ class TestFairNas:
             FairNas(cells(Uneven(4, 1, CLASSES, SIZE)), CLASSES)
 
 
-def test_spos_keeps_gradients_that_add_up_to_zero() -> None:
+def test_spos_keeps_gradients_that_add_up_to_zero():
     """Bug of SinglePathOneShot: a gradient whose sum is 0 was taken for that of a block off the path."""
     torch.manual_seed(0)
     method = Spos(cells(), 2, label_smoothing=0.0).double()
@@ -302,7 +302,7 @@ def test_spos_keeps_gradients_that_add_up_to_zero() -> None:
 
 
 class TestGdas:
-    def noisy(self, method: Gdas, step: Watched, purpose: str, temperature: float) -> tuple[tuple, np.ndarray]:
+    def noisy(self, method, step, purpose, temperature):
         """The path and the softmax of the noisy logits, in numpy."""
         logits = method.architecture.logits.detach()
         noise = -torch.empty_like(logits).exponential_(generator=step.generator(purpose)).log().numpy()
@@ -312,7 +312,7 @@ class TestGdas:
         return tuple(scores.argmax(1).tolist()), soft / soft.sum(1, keepdims=True)
 
     @pytest.mark.parametrize(('number', 'temperature'), [(0, 10.0), (2, 10 - 9.9 * 2 / 3), (3, 0.1)])
-    def test_the_update_is_the_formula(self, number: int, temperature: float) -> None:
+    def test_the_update_is_the_formula(self, number, temperature):
         ours = make(Gdas)
         reference = copy.deepcopy(ours)
         step, values = one_step(ours, number=number)
@@ -335,7 +335,7 @@ class TestGdas:
         np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-9)
         assert np.abs(expected).max() > 1e-6
 
-    def test_the_settings_of_the_benchmark(self) -> None:
+    def test_the_settings_of_the_benchmark(self):
         method = make(Gdas)
         optimizers = method.optimizers(LearnConfig(nesterov=True))
         adam = optimizers['architecture'].param_groups[0]
@@ -343,7 +343,7 @@ class TestGdas:
         assert optimizers['weights'].param_groups[0]['nesterov']
         assert {name: stream.share for name, stream in method.streams.items()} == {'train': 0.5, 'architecture': 0.5}
 
-    def test_gradients_are_clipped(self) -> None:
+    def test_gradients_are_clipped(self):
         method = make(Gdas, clip=1e-3)
         before = [p.detach().clone() for p in method.weights]
         one_step(method)
@@ -353,7 +353,7 @@ class TestGdas:
 
 class TestProxylessNas:
     @pytest.mark.parametrize('regularizer', ['none', 'mul#log', 'add#linear'])
-    def test_the_architecture_gradient_is_the_formula(self, regularizer: str) -> None:
+    def test_the_architecture_gradient_is_the_formula(self, regularizer):
         ours = make(ProxylessNas, regularizer=regularizer, cost_target=1e5, steps_per_update=1)
         reference = copy.deepcopy(ours)
         step, _ = one_step(ours, number=5, epoch=1)
@@ -369,7 +369,7 @@ class TestProxylessNas:
             feature_map = reference.network.forward_gated(batch.images[0], gates)
             return cross_entropy(reference, batch, feature_map, 0.1)
 
-        def through_softmax(slopes: np.ndarray) -> np.ndarray:
+        def through_softmax(slopes):
             """Σ_j slope_j p_j (δ_ij - p_i), [L, m]."""
             jacobians = [np.diag(row) - np.outer(row, row) for row in p]
             return np.stack([jacobian @ row for jacobian, row in zip(jacobians, slopes, strict=True)])
@@ -387,7 +387,7 @@ class TestProxylessNas:
         np.testing.assert_allclose(gradient.numpy(), expected, rtol=1e-4, atol=1e-8)
 
     @pytest.mark.parametrize('regularizer', ['none', 'add#linear'])
-    def test_of_two_choices_the_others_keep_their_probabilities(self, regularizer: str) -> None:
+    def test_of_two_choices_the_others_keep_their_probabilities(self, regularizer):
         method = make(
             ProxylessNas, gates='two', steps_per_update=1, architecture_lr=0.3, regularizer=regularizer, cost_target=1e5
         )
@@ -407,7 +407,7 @@ class TestProxylessNas:
         torch.testing.assert_close(after[~pairs], before[~pairs], rtol=1e-12, atol=1e-14)
         assert ((after - before).abs() > 1e-4)[pairs].any()
 
-    def test_weights_follow_uniform_paths_first_then_the_probabilities(self) -> None:
+    def test_weights_follow_uniform_paths_first_then_the_probabilities(self):
         method = make(ProxylessNas, warmup=0.5)
         with torch.no_grad():
             method.architecture.logits[:, 3] += 50
@@ -418,7 +418,7 @@ class TestProxylessNas:
         assert all(path == (3,) * 6 for path in used[10:])
         assert not all(path == (3,) * 6 for path in used[:10])
 
-    def test_the_phase_is_resumed(self) -> None:
+    def test_the_phase_is_resumed(self):
         """Bug of the released code: its checkpoint held ``epoch,``, a tuple, as the epoch of the warm-up."""
 
         def steps(method, optimizers, numbers):
@@ -442,7 +442,7 @@ class TestProxylessNas:
         assert steps(second, resumed, range(13, 40)) == [14, 19, 24, 29, 34, 39]
         assert all(map(torch.equal, whole.state_dict().values(), second.state_dict().values()))
 
-    def test_mistakes(self) -> None:
+    def test_mistakes(self):
         with pytest.raises(ValueError, match=r'set learn\.options\.cost_target'):
             make(ProxylessNas, regularizer='mul#log')
         with pytest.raises(ValueError, match=r"'latency': nasbench201 has no such cost .* params, macs"):
@@ -452,7 +452,7 @@ class TestProxylessNas:
 
 
 class TestTuNas:
-    def test_the_architecture_update_is_reinforce(self) -> None:
+    def test_the_architecture_update_is_reinforce(self):
         ours = make(TuNas, warmup=0.0, lr_warmup=0.0, cost_target=1e5, reward_batches=2)
         ours.baseline.fill_(0.9)
         ours.rewards.fill_(7)
@@ -472,14 +472,14 @@ class TestTuNas:
         assert float(values['baseline']) == pytest.approx(0.95 * 0.9 + 0.05 * reward)
         assert step.updates['architecture'][1] == pytest.approx(10 ** (1 / 3))
 
-    def test_the_first_reward_is_its_own_baseline(self) -> None:
+    def test_the_first_reward_is_its_own_baseline(self):
         method = make(TuNas, warmup=0.0)
         step, values = one_step(method)
         assert not step.gradients('architecture')['architecture.logits'].any()
         assert int(method.rewards) == 1
         assert 0 <= float(values['baseline']) <= 1
 
-    def test_the_warm_up_runs_all_choices_and_leaves_the_parameters(self) -> None:
+    def test_the_warm_up_runs_all_choices_and_leaves_the_parameters(self):
         method = make(TuNas)
         reference, optimizers = copy.deepcopy(method), method.optimizers(PLAIN)
         before = method.architecture.logits.detach().clone()
@@ -501,7 +501,7 @@ class TestTuNas:
         one_step(method, optimizers, number=101, total=400)
         assert int(method.rewards) == 2
 
-    def test_the_optimizers_are_the_authors(self) -> None:
+    def test_the_optimizers_are_the_authors(self):
         optimizers = make(TuNas).optimizers(LearnConfig(batch_size=512, lr=0.33, weight_decay=4e-5))
         weights = optimizers['weights']
         assert isinstance(weights, timm.optim.RMSpropTF)
@@ -513,13 +513,13 @@ class TestTuNas:
         plain = make(TuNas, optimizer='sgd').optimizers(PLAIN)['weights']
         assert type(plain) is torch.optim.SGD
 
-    def test_a_cost_that_the_space_lacks(self) -> None:
+    def test_a_cost_that_the_space_lacks(self):
         with pytest.raises(ValueError, match="cost is 'latency'; the costs of nasbench201 are params, macs"):
             make(TuNas, cost='latency')
 
 
 class TestWpl:
-    def test_the_penalty_is_the_formula(self) -> None:
+    def test_the_penalty_is_the_formula(self):
         ours = make(Wpl, steps_per_path=2, clip=1e9)
         optimizers, start = ours.optimizers(PLAIN), copy.deepcopy(ours)
         step, values = one_step(ours, optimizers, number=0)
@@ -549,7 +549,7 @@ class TestWpl:
             expected = 0.9 * first[name] ** 2 + second[name] ** 2 if name in first else torch.zeros_like(fisher)
             torch.testing.assert_close(fisher.detach(), expected.detach())
 
-    def test_what_is_off_the_path_does_not_change(self) -> None:
+    def test_what_is_off_the_path_does_not_change(self):
         method = make(Wpl, steps_per_path=1)
         optimizers, before = method.optimizers(LearnConfig(momentum=0.9)), copy.deepcopy(method)
         for number in range(3):
@@ -565,7 +565,7 @@ class TestWpl:
                     assert torch.equal(fisher, old_fisher)
             before = copy.deepcopy(method)
 
-    def test_schedules(self) -> None:
+    def test_schedules(self):
         method = make(Wpl)
         assert [method.weight_of_penalty(epoch) for epoch in (0, 15, 16, 20, 75, 90)] == [60, 60, 59, 55, 0, 0]
         optimizers = method.optimizers(PLAIN)
@@ -584,7 +584,7 @@ class TestWpl:
 
 class TestNsas:
     @pytest.mark.parametrize('archive_gradients', [True, False])
-    def test_the_update_is_the_formula(self, archive_gradients: bool) -> None:
+    def test_the_update_is_the_formula(self, archive_gradients):
         """Bug of the released code: the losses of the archive were plain numbers (``.item()``), without a gradient."""
         ours = make(Nsas, archive_size=3, beta=0.4, clip=1e9, archive_gradients=archive_gradients)
         optimizers = ours.optimizers(PLAIN)
@@ -598,7 +598,7 @@ class TestNsas:
         expected = 0.6 * own + (0.4 / 3 * sum(members) if archive_gradients else 0)
         assert_equal(step.gradients(), gradients_of(reference, expected))
 
-    def test_the_most_similar_member_makes_room(self) -> None:
+    def test_the_most_similar_member_makes_room(self):
         method = make(Nsas, archive_size=4)
         optimizers = method.optimizers(PLAIN)
         one_step(method, optimizers, number=0)
@@ -617,7 +617,7 @@ class TestNsas:
 
     @settings(max_examples=50)
     @given(st.lists(st.integers(0, 4), min_size=6, max_size=6).map(tuple), st.integers(0, 2**31))
-    def test_a_mutant_differs_in_one_position_and_its_parent_stays(self, path, seed: int) -> None:
+    def test_a_mutant_differs_in_one_position_and_its_parent_stays(self, path, seed):
         """Bug of the released code: ``random_gene`` changed the list that it was given."""
         parent = tuple(path)
         child = mutate(path, SMALL, torch.Generator().manual_seed(seed))
@@ -625,12 +625,12 @@ class TestNsas:
         assert SMALL.validate(child) == child
         assert sum(a != b for a, b in zip(path, child, strict=True)) == 1
 
-    def test_novelty_is_the_mean_distance_to_the_nearest(self) -> None:
+    def test_novelty_is_the_mean_distance_to_the_nearest(self):
         archive = [(0, 0, 0, 0, 0, 0), (0, 0, 0, 1, 1, 1), (4, 4, 4, 4, 4, 4)]
         assert novelty([(0, 0, 0, 0, 0, 1)], archive, 10).tolist() == [(1 + 2 + 6) / 3]
         assert novelty([(0, 0, 0, 0, 0, 1)], archive, 2).tolist() == [(1 + 2) / 2]
 
-    def test_evolution_finds_more_novelty_than_its_first_generation(self) -> None:
+    def test_evolution_finds_more_novelty_than_its_first_generation(self):
         numbers = generator(0, 'archive')
         archive = [SMALL.sample(numbers) for _ in range(8)]
         found, first = (
@@ -646,12 +646,12 @@ class TestNsas:
 
 class TestFbNetV2:
     @staticmethod
-    def masked(**options) -> FbNetV2:
+    def masked(**options):
         torch.manual_seed(0)
         return make(FbNetV2, MaskedResNeStSupernet(mini(SIZE, CLASSES)), warmup_epochs=0, **options)
 
     @pytest.mark.parametrize('choice', range(4))
-    def test_a_masked_block_is_a_narrow_one(self, choice: int) -> None:
+    def test_a_masked_block_is_a_narrow_one(self, choice):
         """The convolutions with only the channels that the choice keeps, without any mask."""
         space = mini()
         candidates = [space.build((c,) * 8, num_classes=0).layer2[0] for c in range(4)]
@@ -673,20 +673,20 @@ class TestFbNetV2:
         actual = block(x, {choice: torch.tensor(1.0, dtype=torch.float64)})
         torch.testing.assert_close(actual, expected)
 
-    def test_choices_rank_by_the_outputs_of_their_convolution(self) -> None:
+    def test_choices_rank_by_the_outputs_of_their_convolution(self):
         network = MaskedResNeStSupernet(mini())
         assert network._blocks[0].widths == (16, 32, 20, 40)
         masks = network._blocks[0].masks
         assert masks.sum(1).tolist() == [16, 32, 20, 40]
         assert (masks[:, :-1] >= masks[:, 1:]).all()
 
-    def test_the_update_is_the_formula(self) -> None:
+    def test_the_update_is_the_formula(self):
         ours = self.masked()
         reference = copy.deepcopy(ours)
         step, values = one_step(ours, number=3, epoch=7)
         table = reference.network.space.cost_table
 
-        def loss(logits: torch.Tensor, stream: str) -> torch.Tensor:
+        def loss(logits, stream):
             noise = -torch.empty_like(logits).exponential_(generator=step.generator(f'gates/{stream}')).log()
             gates = ((logits.log_softmax(1) + noise) / (5 * np.exp(-0.045 * 7))).softmax(1)
             cost = table.fixed['macs'] + (gates * torch.tensor(table.per_choice['macs'])).sum()
@@ -712,7 +712,7 @@ class TestFbNetV2:
                 slope = (loss(logits + change, 'architecture') - loss(logits - change, 'architecture')) / 2e-5
             assert float(gradient[row, column]) == pytest.approx(float(slope), rel=1e-4)
 
-    def test_parameters_rest_in_the_warm_up(self) -> None:
+    def test_parameters_rest_in_the_warm_up(self):
         method = self.masked()
         method.warmup_epochs = 2
         optimizers, before = method.optimizers(PLAIN), method.architecture.logits.detach().clone()
@@ -726,7 +726,7 @@ class TestFbNetV2:
             method.optimizers(LearnConfig(epochs=2))
 
 
-def run_config(method: str, *settings: str) -> list[str]:
+def run_config(method, *settings):
     """Digits, 3 epochs, on the smallest cells, or the smallest ResNeSt for FBNetV2."""
     space = (
         ['space=mini'] if method == 'fbnetv2' else ['space=nasbench201', 'space_options={channels: 4, num_cells: 1}']
@@ -752,7 +752,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize('name', RUNS)
-def test_learning_digits_and_going_on_after_a_kill(name: str, tmp_path: Path) -> None:
+def test_learning_digits_and_going_on_after_a_kill(name, tmp_path):
     method = name.split('-')[0]
     overrides = run_config(method, f'learn.options={RUNS[name]}')
     config = parse_config(['digits'], overrides)
@@ -795,8 +795,8 @@ def test_learning_digits_and_going_on_after_a_kill(name: str, tmp_path: Path) ->
         assert (killed.path / 'learn' / file).read_bytes() == (run.path / 'learn' / file).read_bytes()
 
 
-def test_what_does_not_fit_is_said_before_work_begins(tmp_path: Path) -> None:
-    def refused(*settings: str) -> str:
+def test_what_does_not_fit_is_said_before_work_begins(tmp_path):
+    def refused(*settings):
         command = [sys.executable, '-m', 'pinas_search', 'check', '--config', 'digits', *settings]
         result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
         assert result.returncode == 2, result.stderr

@@ -21,12 +21,12 @@ PATH = (0, 1, 2, 3, 3, 2, 1, 0)
 OTHER = (1, 2, 3, 0, 0, 1, 2, 3)
 
 
-def views(count: int = 4, batch: int = 4) -> torch.Tensor:
+def views(count=4, batch=4):
     return torch.randn(count, batch, 3, 32, 32, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.fixture
-def supernet() -> ResNeStSupernet:
+def supernet():
     torch.manual_seed(0)
     return ResNeStSupernet(mini())
 
@@ -34,7 +34,7 @@ def supernet() -> ResNeStSupernet:
 class TestSupernet:
     @pytest.fixture(scope='class')
     @staticmethod
-    def filled() -> ResNeStSupernet:
+    def filled():
         net = ResNeStSupernet(resnest50()).eval()
         state = filled_state_dict(load_fixture('supernet'))
         assert len(state) == 1842
@@ -43,7 +43,7 @@ class TestSupernet:
 
     @pytest.mark.parametrize('name', ['cls', 'trans'])
     @torch.no_grad()
-    def test_equals_the_authors_and_the_extracted_network(self, filled: ResNeStSupernet, name: str) -> None:
+    def test_equals_the_authors_and_the_extracted_network(self, filled, name):
         fixture = load_fixture('supernet')
         path = fixture.meta['paths'][name]
         x = make_input(fixture.meta['seed'], fixture.meta['input_shape'])
@@ -52,19 +52,19 @@ class TestSupernet:
         assert_features(c4, fixture, f'{name}_c4')
         assert torch.equal(filled.extract(path).forward_features(x), c4)
 
-    def test_counts_and_stored_once(self, filled: ResNeStSupernet) -> None:
+    def test_counts_and_stored_once(self, filled):
         assert sum(p.numel() for p in filled.parameters()) == 91_522_388
         state = filled.state_dict()
         assert len(state) == 1842 - 72
         assert len({t.data_ptr() for t in state.values()}) == len(state)
 
-    def test_aliases_that_disagree_are_refused(self, supernet: ResNeStSupernet) -> None:
+    def test_aliases_that_disagree_are_refused(self, supernet):
         state = supernet.state_dict()
         state['layer2.0.3.downsample.1.weight'] = state['layer2.0.0.downsample.1.weight'] + 1
         with pytest.raises(RuntimeError, match='one shared tensor here but differ'):
             supernet.load_state_dict(state)
 
-    def test_only_the_path_runs_and_learns(self, supernet: ResNeStSupernet) -> None:
+    def test_only_the_path_runs_and_learns(self, supernet):
         supernet(views()[0], PATH).square().mean().backward()
         touched = {n for n, p in supernet.named_parameters() if p.grad is not None}
         blocks = zip(supernet.space.block_names, PATH, strict=True)
@@ -72,13 +72,13 @@ class TestSupernet:
         shared = {n for n, _ in supernet.named_parameters() if '.downsample.' in n}
         assert touched == {n for n, _ in supernet.named_parameters() if n.startswith(expected)} | shared
 
-    def test_without_sharing_each_candidate_has_its_shortcut(self) -> None:
+    def test_without_sharing_each_candidate_has_its_shortcut(self):
         net = ResNeStSupernet(mini(), downsample_share=False)
         assert sum('.downsample.1.weight' in n for n in net.state_dict()) == 16
 
     @settings(max_examples=8)
     @given(st.lists(st.integers(0, 3), min_size=8, max_size=8))
-    def test_any_path_extracts_bit_for_bit_with_its_head(self, path: list[int]) -> None:
+    def test_any_path_extracts_bit_for_bit_with_its_head(self, path):
         torch.manual_seed(1)
         net = ResNeStSupernet(mini()).eval()
         head = torch.nn.Linear(net.num_features, 10)
@@ -88,13 +88,13 @@ class TestSupernet:
             assert torch.equal(model.forward_features(x), net(x, path))
             assert torch.equal(model.fc.weight, head.weight)
 
-    def test_wrong_path(self, supernet: ResNeStSupernet) -> None:
+    def test_wrong_path(self, supernet):
         with pytest.raises(ValueError, match=r'choices\[7\] is 4'):
             supernet(views()[0], (0,) * 7 + (4,))
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64], ids=['float32', 'float64'])
-def test_two_steps_equal_the_authors(dtype: torch.dtype) -> None:
+def test_two_steps_equal_the_authors(dtype):
     fixture = load_fixture('pinas_step')
     double = dtype == torch.float64
     expected = fixture.arrays_f64 if double else fixture.arrays
@@ -135,7 +135,7 @@ def test_two_steps_equal_the_authors(dtype: torch.dtype) -> None:
         torch.set_num_threads(before_threads)
 
 
-def test_recalibration_equals_the_authors() -> None:
+def test_recalibration_equals_the_authors():
     fixture = load_fixture('bn_recalib')
     net = ResNeStSupernet(resnest50())
     net.load_state_dict(filled_state_dict(load_fixture('supernet')))
@@ -155,7 +155,7 @@ def test_recalibration_equals_the_authors() -> None:
     assert_close(c4[:, :16], fixture.arrays_f64['c4_after_slice'], rtol=1e-5, atol=1e-5)
 
 
-def test_pooled_recalibration_equals_one_large_batch(supernet: ResNeStSupernet) -> None:
+def test_pooled_recalibration_equals_one_large_batch(supernet):
     supernet.double()
     images = views(1, 12)[0].double()
     # Only the stem sees the same input either way: later layers are normalised with the statistics of their batch.
@@ -168,7 +168,7 @@ def test_pooled_recalibration_equals_one_large_batch(supernet: ResNeStSupernet) 
 
 
 class TestSwitches:
-    def loss_and_teacher(self, **options) -> tuple[torch.Tensor, SupernetPi]:
+    def loss_and_teacher(self, **options):
         torch.manual_seed(3)
         method = SupernetPi(ResNeStSupernet(mini()), queue_size=8, momentum=0.9, **options)
         with torch.no_grad():
@@ -176,7 +176,7 @@ class TestSwitches:
                 p.add_(0.1 * torch.randn(p.shape, generator=torch.Generator().manual_seed(p.numel())))
         return method.training_step(views(), (PATH, OTHER)), method
 
-    def weight(self, method: SupernetPi, name: str) -> torch.Tensor:
+    def weight(self, method, name):
         """How far a teacher parameter has moved to the student: 0.1 for one update, 0.19 for two."""
         torch.manual_seed(3)
         start = SupernetPi(ResNeStSupernet(mini()), queue_size=8).encoder_k.get_parameter(name)
@@ -192,7 +192,7 @@ class TestSwitches:
             ({'mean_teacher': False}, 1.0, 1.0, 0.0),
         ],
     )
-    def test_ema(self, options: dict, shared: float, selected: float, idle: float) -> None:
+    def test_ema(self, options, shared, selected, idle):
         _, method = self.loss_and_teacher(**options)
         moves = {
             '0.conv1.0.weight': shared,
@@ -216,7 +216,7 @@ class TestSwitches:
         ],
         ids=str,
     )
-    def test_loss_is_the_formula(self, options: dict) -> None:
+    def test_loss_is_the_formula(self, options):
         """The loss and the queue, image by image, from the embeddings that the two encoders give."""
         torch.manual_seed(3)
         cross_path, negatives = options.get('cross_path', True), options.get('negatives', True)
@@ -249,12 +249,12 @@ class TestSwitches:
         torch.testing.assert_close(method.queue, after, rtol=0, atol=1e-12)
         assert int(method.queue_ptr) == (4 if negatives else 0)
 
-    def test_queue_norms(self) -> None:
+    def test_queue_norms(self):
         assert (self.loss_and_teacher()[1].queue[:, :4].norm(dim=0) < 0.9999).all()
         renormalized = self.loss_and_teacher(renormalize_keys=True)[1].queue[:, :4].norm(dim=0)
         torch.testing.assert_close(renormalized, torch.ones(4))
 
-    def test_bn_buffers(self) -> None:
+    def test_bn_buffers(self):
         _, copied = self.loss_and_teacher(copy_bn_buffers=True)
         _, own = self.loss_and_teacher()
         assert int(copied.encoder_k.get_buffer('0.bn1.num_batches_tracked')) != 0
@@ -262,7 +262,7 @@ class TestSwitches:
             copied.encoder_k.get_buffer('0.bn1.running_mean'), own.encoder_k.get_buffer('0.bn1.running_mean')
         )
 
-    def test_disjoint_and_independent_paths(self, supernet: ResNeStSupernet) -> None:
+    def test_disjoint_and_independent_paths(self, supernet):
         generator = torch.Generator().manual_seed(0)
         disjoint = SupernetPi(supernet, queue_size=8)
         assert all(np.not_equal(*disjoint.sample_paths(generator)).all() for _ in range(50))
@@ -270,7 +270,7 @@ class TestSwitches:
         # P(no common choice in 50 pairs of 8 positions) = .75^400 < 1e-49
         assert any(np.equal(*free.sample_paths(generator)).any() for _ in range(50))
 
-    def test_paths_of_a_part_of_a_space(self) -> None:
+    def test_paths_of_a_part_of_a_space(self):
         generator = torch.Generator().manual_seed(0)
         for left_out in (('none', 'skip_connect'), ('none', 'skip_connect', 'nor_conv_1x1', 'avg_pool_3x3')):
             space = nasbench201(channels=4, num_cells=1).without(*left_out)
@@ -279,14 +279,14 @@ class TestSwitches:
                 first, second = (space.validate(path) for path in method.sample_paths(generator))
                 assert np.not_equal(first, second).all() == (len(space.allowed[0]) > 1)
 
-    def test_wrong_batches(self, supernet: ResNeStSupernet) -> None:
+    def test_wrong_batches(self, supernet):
         method = SupernetPi(supernet, queue_size=10)
         with pytest.raises(ValueError, match='not a multiple of the batch size 4: set it to 8'):
             method.training_step(views(), (PATH, OTHER))
         with pytest.raises(ValueError, match='4 views and 2 paths, got 2 and 2'):
             method.training_step(views(2), (PATH, OTHER))
 
-    def test_backbone_alias_must_agree(self, supernet: ResNeStSupernet) -> None:
+    def test_backbone_alias_must_agree(self, supernet):
         method = SupernetPi(supernet, queue_size=8)
         state = method.state_dict()
         state['backbone.conv1.0.weight'] = state['encoder_q.0.conv1.0.weight'] + 1
@@ -294,7 +294,7 @@ class TestSwitches:
             method.load_authors_state_dict(state)
 
 
-def test_spos_is_cross_entropy_on_a_path_with_labels(supernet: ResNeStSupernet) -> None:
+def test_spos_is_cross_entropy_on_a_path_with_labels(supernet):
     plugin = find_plugin('method', 'spos', {'label_smoothing': 0.0})
     method = plugin.create(supernet, plugin.options, 10)
     (path,) = method.sample_paths(torch.Generator().manual_seed(1))
@@ -316,6 +316,6 @@ def test_spos_is_cross_entropy_on_a_path_with_labels(supernet: ResNeStSupernet) 
         Spos(supernet, 10).training_step(views(1), (path,))
 
 
-def on_path(supernet: ResNeStSupernet, path: tuple[int, ...]) -> set[torch.nn.Parameter]:
+def on_path(supernet, path):
     modules = [*supernet.path_modules(path), *supernet.shared_modules()]
     return {p for module in modules for p in module.parameters()}

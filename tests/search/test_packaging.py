@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
+def test_the_wheel_finds_its_configurations_by_name(tmp_path):
     build = [sys.executable, '-m', 'pip', 'wheel', '--quiet', '--no-deps', '--no-build-isolation', '--no-index']
     subprocess.run([*build, '--wheel-dir', str(tmp_path), str(ROOT)], check=True)
     (wheel,) = tmp_path.glob('*.whl')
@@ -53,7 +53,7 @@ def test_the_wheel_finds_its_configurations_by_name(tmp_path: Path) -> None:
     assert not packages & {'tests', 'benchmarks', 'search'}
 
 
-def test_imports_are_cheap() -> None:
+def test_imports_are_cheap():
     """What only a search or a report needs is imported by them."""
     heavy = 'print([m for m in ("optuna", "matplotlib", "jinja2", "scipy") if m in sys.modules])'
     code = 'import sys' + ''.join(

@@ -44,7 +44,7 @@ QUICK = (
 NO_SUPERNET = (*QUICK, 'search.scorer=cost:params')
 
 
-def write_truth(file: Path, cells: list[str], accuracies: list[float]) -> None:
+def write_truth(file, cells, accuracies):
     space = nasbench201()
     rows = [f'{space.to_string(space.decode(cell))},{value}\n' for cell, value in zip(cells, accuracies, strict=True)]
     text = 'arch,cifar10\n' + ''.join(rows)
@@ -54,17 +54,17 @@ def write_truth(file: Path, cells: list[str], accuracies: list[float]) -> None:
         file.write_text(text)
 
 
-def some_cells(count: int, seed: int = 0) -> list[str]:
+def some_cells(count, seed=0):
     digits = np.random.default_rng(seed).choice(3**6, count, replace=False)
     return [''.join(str(2 + d // 3**i % 3) for i in range(6)) for d in digits]
 
 
-def pinas_search(folder: Path, stage: str, *settings: str) -> int:
+def pinas_search(folder, stage, *settings):
     return main([stage, '--config', 'digits', '--out', str(folder), *settings])
 
 
 @pytest.fixture(scope='module')
-def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def ranked(tmp_path_factory):
     """A run with a truth of 12 cells."""
     folder = tmp_path_factory.mktemp('ranked')
     rng = np.random.default_rng(1)
@@ -73,12 +73,12 @@ def ranked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / 'run'
 
 
-def rows_of(file: Path) -> list[dict[str, str]]:
+def rows_of(file):
     with file.open() as stream:
         return list(csv.DictReader(stream))
 
 
-def test_scores_are_those_of_the_scorer_and_statistics_are_scipys(ranked: Path) -> None:
+def test_scores_are_those_of_the_scorer_and_statistics_are_scipys(ranked):
     rows = rows_of(ranked / 'rank' / 'predictions.csv')
     assert sorted(row['arch'] for row in rows) == sorted(some_cells(12))
     run = Run(parse_config([str(ranked / 'config.yaml')], []), ranked)
@@ -110,7 +110,7 @@ def test_scores_are_those_of_the_scorer_and_statistics_are_scipys(ranked: Path) 
     assert any('12 networks are few' in warning for warning in report['warnings'])
 
 
-def test_curves_are_over_the_same_networks(ranked: Path) -> None:
+def test_curves_are_over_the_same_networks(ranked):
     report = json.loads((ranked / 'rank' / 'report.json').read_text())
     assert [point['epoch'] for point in report['by_epoch']] == [4 / 17, 8 / 17]
     assert [point['images'] for point in report['by_calibration']] == [0, 32, 64]
@@ -125,7 +125,7 @@ def test_curves_are_over_the_same_networks(ranked: Path) -> None:
         assert {row['arch'] for row in rows_of(ranked / 'rank' / 'calibration' / name)} == set(early)
 
 
-def test_the_page_shows_the_ranking(ranked: Path) -> None:
+def test_the_page_shows_the_ranking(ranked):
     page = (ranked / 'report' / 'index.html').read_text()
     report = json.loads((ranked / 'rank' / 'report.json').read_text())
     assert 'Does the supernet rank rightly?' in page
@@ -136,7 +136,7 @@ def test_the_page_shows_the_ranking(ranked: Path) -> None:
         assert (ranked / 'report' / 'figures' / f'{name}.png').stat().st_size > 5000
 
 
-def test_a_run_without_a_truth_has_no_ranking(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_without_a_truth_has_no_ranking(tmp_path, capsys):
     assert pinas_search(tmp_path / 'run', 'run', *NO_SUPERNET) == 0
     assert not (tmp_path / 'run' / 'rank').exists()
     assert 'rank rightly' not in (tmp_path / 'run' / 'report' / 'index.html').read_text()
@@ -158,12 +158,12 @@ def test_a_run_without_a_truth_has_no_ranking(tmp_path: Path, capsys: pytest.Cap
     ],
 )
 def test_a_wrong_truth_is_one_line_before_any_work(
-    settings: list[str],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+    settings,
+    message,
+    tmp_path,
+    monkeypatch,
+    capsys,
+):
     monkeypatch.chdir(tmp_path)
     write_truth(Path('table.csv'), some_cells(4), [1, 2, 3, 4])
     Path('other.csv').write_text('arch,cifar10\n01010101,1\n10101010,2\n')
@@ -174,11 +174,11 @@ def test_a_wrong_truth_is_one_line_before_any_work(
     assert not (tmp_path / 'run').exists()
 
 
-def test_which_networks_are_ranked(tmp_path: Path) -> None:
+def test_which_networks_are_ranked(tmp_path):
     cells = [*some_cells(20), '000000', '111111', '012340']
     write_truth(tmp_path / 'table.csv', cells, list(range(23)))
 
-    def known(*settings: str, seed: int = 0) -> tuple[set[str], int, int]:
+    def known(*settings, seed=0):
         config = parse_config(['digits'], [*QUICK, f'truth.file={tmp_path / "table.csv"}', f'seed={seed}', *settings])
         chosen = known_truth(Run(config, tmp_path / 'run'))
         assert [chosen.truth.accuracies[i] for i in range(len(chosen.paths))] == [
@@ -195,7 +195,7 @@ def test_which_networks_are_ranked(tmp_path: Path) -> None:
     assert known('truth.networks=7', seed=1)[0] != drawn
 
 
-def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
+def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path):
     config = parse_config(['nasbench201'], ['truth.file=table.csv'])
     check_run_dir(config, tmp_path)
     for stage in ('learn', 'rank'):
@@ -208,7 +208,7 @@ def test_a_run_of_before_a_setting_was_there_goes_on(tmp_path: Path) -> None:
     check_run_dir(config, tmp_path)
 
 
-def test_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warnings(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).parent / 'toys' / 'guess.py', tmp_path)
     cells = ['111111', *some_cells(60)]
@@ -226,7 +226,7 @@ def test_warnings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'All scores are the same: they rank nothing.' in report['warnings']
 
 
-def test_the_report_says_that_batch_statistics_were_used(tmp_path: Path) -> None:
+def test_the_report_says_that_batch_statistics_were_used(tmp_path):
     write_truth(tmp_path / 'table.csv', some_cells(3), [1, 2, 3])
     settings = (*QUICK, 'learn.supernet_options={}', 'rank.calibration=[]', f'truth.file={tmp_path / "table.csv"}')
     for stage in ('learn', 'linear', 'rank'):
@@ -234,7 +234,7 @@ def test_the_report_says_that_batch_statistics_were_used(tmp_path: Path) -> None
     assert json.loads((tmp_path / 'run' / 'rank' / 'report.json').read_text())['batch_norm'] == 'batch statistics'
 
 
-def test_a_predictor_without_a_supernet_ranks_as_the_trivial_one(tmp_path: Path) -> None:
+def test_a_predictor_without_a_supernet_ranks_as_the_trivial_one(tmp_path):
     rng = np.random.default_rng(3)
     write_truth(tmp_path / 'table.csv', some_cells(30), rng.normal(size=30).tolist())
     assert pinas_search(tmp_path / 'run', 'rank', *NO_SUPERNET, f'truth.file={tmp_path / "table.csv"}') == 0
@@ -243,7 +243,7 @@ def test_a_predictor_without_a_supernet_ranks_as_the_trivial_one(tmp_path: Path)
     assert report['recalibrated'] is None
 
 
-def test_predictions_survive_a_half_line_and_refuse_other_columns(tmp_path: Path) -> None:
+def test_predictions_survive_a_half_line_and_refuse_other_columns(tmp_path):
     file = tmp_path / 'a' / 'predictions.csv'
     Predictions(file).add([('00', {'score': 0.1}), ('01', {'score': 1 / 3})])
     with file.open('a') as stream:
@@ -263,7 +263,7 @@ def test_predictions_survive_a_half_line_and_refuse_other_columns(tmp_path: Path
 COMMAND = [sys.executable, '-m', 'pinas_search']
 
 
-def start(folder: Path, stage: str, *settings: str) -> subprocess.Popen[str]:
+def start(folder, stage, *settings):
     return subprocess.Popen(
         [*COMMAND, stage, '--config', 'digits', '--out', 'run', *settings],
         cwd=folder,
@@ -273,7 +273,7 @@ def start(folder: Path, stage: str, *settings: str) -> subprocess.Popen[str]:
     )
 
 
-def kill_when(process: subprocess.Popen[str], file: Path) -> None:
+def kill_when(process, file):
     while not file.exists() and process.poll() is None:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.005)
@@ -282,7 +282,7 @@ def kill_when(process: subprocess.Popen[str], file: Path) -> None:
     assert process.returncode == -signal.SIGKILL, f'the run ended before {file} was seen'
 
 
-def test_a_killed_ranking_goes_on(ranked: Path, tmp_path: Path) -> None:
+def test_a_killed_ranking_goes_on(ranked, tmp_path):
     cells = some_cells(170)
     write_truth(tmp_path / 'table.csv', cells, list(range(170)))
     settings = (*QUICK, 'search.evaluate={batches: 1, batch_size: 16, max_images: 16}', 'truth.file=table.csv')
@@ -312,7 +312,7 @@ def test_a_killed_ranking_goes_on(ranked: Path, tmp_path: Path) -> None:
     assert reports[0] == reports[1]
 
 
-def test_truth_is_trained_here_several_at_a_time_and_survives_kills(tmp_path: Path) -> None:
+def test_truth_is_trained_here_several_at_a_time_and_survives_kills(tmp_path):
     settings = (
         *NO_SUPERNET,
         'truth.networks=3',

@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -37,12 +36,12 @@ ENVIRONMENT = {'GLOO_SOCKET_IFNAME': 'lo', 'OMP_NUM_THREADS': '1', 'PYTHONWARNIN
 LIMIT = 600  # seconds, of a whole command; a hanging rank must not hang the tests
 
 
-def environment(**more: str) -> dict[str, str]:
+def environment(**more):
     path = os.pathsep.join([str(TOYS), *filter(None, [os.environ.get('PYTHONPATH')])])
     return {**os.environ, **ENVIRONMENT, 'PYTHONPATH': path, **more}
 
 
-def torchrun(folder: Path, stage: str, settings: list[str], *options: str, signals: str = '', ranks: int = 2):
+def torchrun(folder, stage, settings, *options, signals='', ranks=2):
     """One machine, as the documentation says to start it."""
     start = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', str(ranks), *options]
     return subprocess.run(
@@ -56,7 +55,7 @@ def torchrun(folder: Path, stage: str, settings: list[str], *options: str, signa
     )
 
 
-def two_processes(folder: Path, stage: str, settings: list[str], signals: str = '') -> list[subprocess.Popen[str]]:
+def two_processes(folder, stage, settings, signals=''):
     """Two ranks without torchrun, whose end nobody enforces."""
     with socket.socket() as probe:
         probe.bind(('127.0.0.1', 0))
@@ -76,7 +75,7 @@ def two_processes(folder: Path, stage: str, settings: list[str], signals: str = 
 
 
 @contextmanager
-def chunks(count: int, statistics: str = 'first') -> Iterator[None]:
+def chunks(count, statistics='first'):
     """Batch norms take a batch in chunks, as many ranks would: the only place where images of a batch meet.
 
     Args:
@@ -103,7 +102,7 @@ def chunks(count: int, statistics: str = 'first') -> Iterator[None]:
         yield
 
 
-def in_this_process(folder: Path, stage: str, settings: list[str], signals: str = '') -> int:
+def in_this_process(folder, stage, settings, signals=''):
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter('ignore')
         patch.chdir(folder)
@@ -112,18 +111,18 @@ def in_this_process(folder: Path, stage: str, settings: list[str], signals: str 
         return main([stage, *settings])
 
 
-def metrics(folder: Path) -> list[dict[str, float]]:
+def metrics(folder):
     lines = (folder / 'metrics.jsonl').read_text().splitlines()
     return [{k: v for k, v in json.loads(line).items() if k != 'seconds'} for line in lines]
 
 
-def tensors(folder: Path) -> dict[str, torch.Tensor]:
+def tensors(folder):
     files = {file.relative_to(folder): load_file(file) for file in sorted(folder.rglob('*.safetensors'))}
     assert files
     return {f'{file}/{name}': tensor for file, state in files.items() for name, tensor in state.items()}
 
 
-def assert_same(actual: Path, expected: Path, tolerance: float = 1e-6) -> None:
+def assert_same(actual, expected, tolerance=1e-6):
     """The same metrics and tensors."""
     assert len(metrics(actual)) == len(metrics(expected)) > 0
     for one, other in zip(metrics(actual), metrics(expected), strict=True):
@@ -137,7 +136,7 @@ def assert_same(actual: Path, expected: Path, tolerance: float = 1e-6) -> None:
 
 
 @pytest.fixture(scope='module')
-def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_ranks(tmp_path_factory):
     """All stages of a run of Π-NAS on two ranks."""
     folder = tmp_path_factory.mktemp('two')
     done = torchrun(folder, 'run', PINAS)
@@ -145,7 +144,7 @@ def two_ranks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / 'run'
 
 
-def test_two_ranks_are_one_process_that_takes_the_batch_in_chunks(two_ranks: Path, tmp_path: Path) -> None:
+def test_two_ranks_are_one_process_that_takes_the_batch_in_chunks(two_ranks, tmp_path):
     one = tmp_path / 'run'
     for stage in ('learn', 'linear', 'search', 'retrain'):
         if stage == 'search':  # the first rank alone
@@ -167,7 +166,7 @@ def test_two_ranks_are_one_process_that_takes_the_batch_in_chunks(two_ranks: Pat
     assert (two_ranks / 'report' / 'index.html').exists()
 
 
-def test_architecture_parameters_on_two_ranks(tmp_path: Path) -> None:
+def test_architecture_parameters_on_two_ranks(tmp_path):
     (tmp_path / 'two').mkdir()
     done = torchrun(tmp_path / 'two', 'learn', LOGITS)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -178,7 +177,7 @@ def test_architecture_parameters_on_two_ranks(tmp_path: Path) -> None:
     assert max(float(row.abs().max()) for row in learned.values()) > 0.1
 
 
-def test_a_run_goes_on_with_two_ranks_and_then_with_one(tmp_path: Path) -> None:
+def test_a_run_goes_on_with_two_ranks_and_then_with_one(tmp_path):
     for name in ('ranks', 'chunks'):
         (tmp_path / name).mkdir()
         assert in_this_process(tmp_path / name, 'learn', PINAS, signals='0:0:SIGTERM') == 143
@@ -195,7 +194,7 @@ def test_a_run_goes_on_with_two_ranks_and_then_with_one(tmp_path: Path) -> None:
     assert_same(tmp_path / 'ranks' / 'run' / 'learn', tmp_path / 'chunks' / 'run' / 'learn')
 
 
-def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_unbroken(two_ranks: Path, tmp_path: Path) -> None:
+def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_unbroken(two_ranks, tmp_path):
     rank, step = random.randrange(2), random.randrange(1, 5)
     done = torchrun(tmp_path, 'learn', PINAS, '--max-restarts', '2', signals=f'{rank}:{step}:SIGKILL')
     assert done.returncode == 0, f'rank {rank}, step {step}: {done.stderr[-3000:]}'
@@ -205,7 +204,7 @@ def test_a_killed_rank_is_restarted_and_the_run_ends_as_if_unbroken(two_ranks: P
     assert all(torch.equal(restarted[name], tensor) for name, tensor in unbroken.items()), (rank, step)
 
 
-def test_a_rank_that_stands_still_does_not_hold_up_the_other(tmp_path: Path) -> None:
+def test_a_rank_that_stands_still_does_not_hold_up_the_other(tmp_path):
     ranks = two_processes(tmp_path, 'learn', [*PINAS, 'rank_timeout=5'], signals='1:2:SIGSTOP')
     try:
         _, errors = ranks[0].communicate(timeout=LIMIT)
@@ -219,7 +218,7 @@ def test_a_rank_that_stands_still_does_not_hold_up_the_other(tmp_path: Path) -> 
     assert 'Traceback' not in errors
 
 
-def test_a_mistake_is_said_by_one_rank_in_one_line(tmp_path: Path) -> None:
+def test_a_mistake_is_said_by_one_rank_in_one_line(tmp_path):
     ranks = two_processes(tmp_path, 'check', [*PINAS, 'linear.batch_size=15'])
     outputs = [rank.communicate(timeout=LIMIT) for rank in ranks]
     assert [rank.returncode for rank in ranks] == [2, 2]
@@ -228,14 +227,14 @@ def test_a_mistake_is_said_by_one_rank_in_one_line(tmp_path: Path) -> None:
     assert outputs[1] == ('', '')
 
 
-def test_one_module_knows_torch_distributed() -> None:
+def test_one_module_knows_torch_distributed():
     package = Path(distributed.__file__).parent
     knowing = {file.name for file in package.rglob('*.py') if 'import torch.distributed' in file.read_text()}
     assert knowing == {'distributed.py'}
 
 
-def test_what_ranks_cannot_do_is_said_before_hours_of_work(tmp_path: Path) -> None:
-    def check(ranks: int, *settings: str) -> None:
+def test_what_ranks_cannot_do_is_said_before_hours_of_work(tmp_path):
+    def check(ranks, *settings):
         check_run(Run(parse_config(['digits'], ['data.image_size=16', *settings]), tmp_path / 'run'), ranks)
 
     check(4)

@@ -7,7 +7,6 @@ import random
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -25,7 +24,7 @@ from pinas_search.report.collect import collect
 from pinas_search.report.summary import standard_error, summarize
 from pinas_search.scoring import pack
 from pinas_search.scoring.comparison import compare, place_among
-from pinas_search.spaces import Space, mini, nasbench201, resnest50
+from pinas_search.spaces import mini, nasbench201, resnest50
 
 FIGURES = {'winner', 'learning', 'linear', 'candidates', 'scores', 'costs', 'choices', 'retraining', 'time'}
 HOSTILE = '<script>alert("x")</script><img src="https://evil.example/x.png" onerror=alert(1)> & $\\frac{'
@@ -86,7 +85,7 @@ def make_candidates(space, count, seed=0):
     return candidates
 
 
-def make_run(run_dir: Path, space: Space, candidates: int = 60, randoms: int = 2, result: dict | None = None) -> dict:
+def make_run(run_dir, space, candidates=60, randoms=2, result=None):
     """Write a finished run; returns the winner's candidate."""
     rng = random.Random(1)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -170,7 +169,7 @@ def make_run(run_dir: Path, space: Space, candidates: int = 60, randoms: int = 2
 class Page(HTMLParser):
     """What a browser would see: tags, attributes, visible text."""
 
-    def __init__(self, html: str):
+    def __init__(self, html):
         super().__init__()
         self.tags, self.styles, self.words, self.open = [], [], [], []
         self.feed(html)
@@ -215,7 +214,7 @@ LOADING_ATTRIBUTES = {
 }
 
 
-def assert_loads_nothing(page: Page) -> None:
+def assert_loads_nothing(page):
     for tag, attrs in page.tags:
         assert tag not in LOADING_TAGS, (tag, attrs)
         assert not (tag == 'meta' and 'http-equiv' in attrs), attrs

@@ -53,13 +53,13 @@ runs:
 ACCURACIES = np.random.default_rng(1).uniform(80, 94, 14).round(2).tolist()
 
 
-def prepare(folder: Path, text: str = STUDY) -> Path:
+def prepare(folder, text=STUDY):
     (folder / 'mine.yaml').write_text(text)
     write_truth(folder / 'table.csv', some_cells(14), ACCURACIES)
     return folder
 
 
-def files_of(folder: Path) -> dict[str, int]:
+def files_of(folder):
     """Modification times of what stages leave."""
     return {str(f.relative_to(folder)): f.stat().st_mtime_ns for f in folder.glob('*-*/*/*') if f.is_file()}
 

@@ -52,9 +52,9 @@ KILLED_AT = {
 }
 
 
-def figures(run: Path) -> dict[str, object]:
+def figures(run):
     """Everything measured, without times."""
-    found: dict[str, object] = {}
+    found = {}
     for file in sorted(run.rglob('*.jsonl')):
         records = [json.loads(line) for line in file.read_text().splitlines()]
         found[str(file.relative_to(run))] = [{k: v for k, v in r.items() if k != 'seconds'} for r in records]
@@ -63,9 +63,7 @@ def figures(run: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize('toy', TOYS)
-def test_a_toy_goes_through_all_stages_and_survives_kills(
-    toy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_toy_goes_through_all_stages_and_survives_kills(toy, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, 'path', [*sys.path])  # the command adds its working directory
     command = [*COMMAND, *SMALL, *TOYS[toy]]
     whole, killed = tmp_path / 'whole' / 'run', tmp_path / 'killed' / 'run'
