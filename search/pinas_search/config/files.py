@@ -176,7 +176,9 @@ def parse_options(cls: type[T], options: Mapping[str, Any], where: str) -> T:
     known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
     for key in options:
         if key not in known:
-            raise ValueError(f'unknown key {where}.{key}{nearest(key, known, 0.5)}; known are {", ".join(known)}')
+            raise ValueError(
+                f'unknown key {where}.{key}{nearest(key, known, 0.5)}; known are {", ".join(known) or "none"}'
+            )
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False)
     parser.add_class_arguments(cls, where)
     values = _parse(parser, {where: dict(options)})
