@@ -23,6 +23,7 @@ from mmengine.registry import HOOKS
 class Interrupt(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may have it ignored in the background
             os.kill(os.getpid(), signal.SIGINT)
 """
 
